@@ -1,0 +1,15 @@
+from nearly import errors as errors
+from nearly import functions as functions
+from nearly.core.catalogue import problem as problem
+from nearly.core.compare import compare as compare
+from nearly.core.compare import within as within
+from nearly.core.frontier import Frontier as Frontier
+from nearly.core.problem import Host as Host
+from nearly.core.problem import Problem as Problem
+from nearly.core.problem import Tuned as Tuned
+from nearly.core.run import Run as Run
+from nearly.core.tally import counted as counted
+from nearly.core.tally import tally as tally
+
+__version__: str
+__all__: list[str]

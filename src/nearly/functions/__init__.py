@@ -1,0 +1,73 @@
+"""Scalar functions: polynomials, rationals, tables and evolved programs, all as `Program`s.
+
+This module is the room's catalogue, readable without importing the room.
+"""
+
+from nearly.core.catalogue import Method, Problem
+from nearly.core.lazy import attach
+
+PROTOCOL = "functions"
+
+# Where a function is studied over the reals unless --domain says otherwise.
+_DOMAINS = {
+    "exp2": ("0", "1"),
+    "exp": ("0", "log(2)"),
+    "expm1": ("0", "log(2)"),
+    "log2": ("1", "2"),
+    "log": ("1", "2"),
+    "log10": ("1", "2"),
+    "log1p": ("0", "1"),
+    "sin": ("0", "pi/2"),
+    "cos": ("0", "pi/4"),
+    "tan": ("0", "pi/4"),
+    "asin": ("0", "1/2"),
+    "acos": ("0", "1/2"),
+    "atan": ("0", "1"),
+    "sinh": ("0", "1"),
+    "cosh": ("0", "1"),
+    "tanh": ("0", "1"),
+    "asinh": ("0", "1"),
+    "erf": ("0", "1"),
+    "erfc": ("0", "1"),
+    "cbrt": ("1", "8"),
+    "sqrt": ("1", "4"),
+    "rsqrt": ("1", "4"),
+    "lgamma": ("3", "4"),
+    "gamma": ("1", "2"),
+    "digamma": ("2", "3"),
+    "gelu": ("0", "4"),
+    "sigmoid": ("0", "4"),
+    "softplus": ("0", "4"),
+    "bessel_j0": ("0", "2"),
+    "lambertw": ("0", "1"),
+}
+
+PROBLEMS = {
+    name: Problem(
+        "nearly.functions.problems:Approximation", {"function": name, "standard": domain}
+    )
+    for name, domain in _DOMAINS.items()
+}
+
+
+def _method(target: str, paper: str | None = None, default: bool = True) -> Method:
+    return Method(f"nearly.functions.{target}", PROTOCOL, paper, default=default)
+
+
+METHODS: dict[str, Method] = {}
+
+RESOLVERS = {"functions": "nearly.functions.problems:resolve"}
+
+EXPORTS = {
+    form: "nearly.functions.export:export" for form in ("c", "numpy", "jax", "stablehlo")
+}
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "Approximation": "nearly.functions.problems:Approximation",
+        "Builder": "nearly.functions.program:Builder",
+        "Function": "nearly.functions.function:Function",
+        "Program": "nearly.functions.program:Program",
+    },
+)

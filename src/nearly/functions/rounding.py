@@ -1,0 +1,495 @@
+"""Constants rounded into a machine format so that the function they make stays as accurate.
+
+Rounding each constant to its nearest neighbour moves them independently and loses up to some bits;
+the errors of well chosen neighbours cancel. The search is for a lattice point: with one spacing per
+constant, the errors that rounded constants can make are `start + B z` with integer `z`, and we want
+the one of least sup norm.
+
+How it differs from the textbook (Brisebarre and Chevillard, "Efficient polynomial
+L-infinity-approximations", 2007; Sollya's `fpminimax`):
+
+- after LLL, not one nearest plane but a beam of them, the closest few thousand lattice points in
+  the mean square, of which the sup norms are compared, and then a descent along the *reduced*
+  vectors, whose steps change the error little where a step of one constant alone changes it a lot;
+- everything is in the error, linearised in the constants about a start whose error is exact, so
+  double precision compares candidates whose errors are far below one unit of double precision;
+- so any program will do, not polynomials only: its columns are derivatives by the constants;
+- the naively rounded constants are always among the candidates.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from flint import arb, ctx, fmpq, fmpz, fmpz_mat
+
+from nearly.core.errors import InputError, NotProven
+from nearly.functions.formats import Format
+from nearly.functions.function import Function
+from nearly.functions.oracle import to_fraction
+from nearly.functions.program import Program
+
+# Bits of the arithmetic in which errors are known before they become doubles: twice those of a
+# double-double, so that an error of 2^-106 still has 53 good bits, and room for the conditioning.
+_BITS = 320
+_POINTS = 96  # points of the grid per degree of freedom: peaks interpolated to ~1e-8 of their height
+_STRIDE = 12  # one point of the grid in so many makes a coordinate of the lattice
+_BEAM = 3000
+_DESCENTS = 12
+_SPACINGS = 6  # choices of the spacings that are tried
+
+Values = tuple[Fraction, ...]
+
+
+def doubled(register: Format) -> Format:
+    """The format of a coefficient held as the unevaluated sum of two registers (double-double)."""
+    return replace(
+        register,
+        name=f"double-{register.name}",
+        precision=2 * register.precision,
+        emin=register.emin + register.precision,
+    )
+
+
+def parts(value: Fraction, register: Format) -> tuple[Fraction, Fraction]:
+    """A number of `doubled(register)` as its head and its tail, both numbers of `register`."""
+    head = register.round(value)
+    return head, register.round(value - head)
+
+
+def round_coefficients(
+    function: Function,
+    exponents: Sequence[int],
+    coefficients: Sequence[Fraction],
+    *,
+    pinned: Mapping[int, Fraction] = {},  # noqa: B006 - never written to
+    formats: Mapping[int, Format] = {},  # noqa: B006
+    centre: Fraction = Fraction(0),
+) -> Values:
+    """Coefficients of a polynomial in the registers of a format, of nearly the least error there.
+
+    **Arguments:**
+
+    - `function`: what the polynomial sum of `c (x - centre)^e` stands for; its format, its error
+      and its norm are those that count. Its domain must be finite.
+    - `exponents`: the powers, each once, in any order.
+    - `coefficients`: the best real ones (a minimax fit's), in that order.
+    - `pinned`: power -> the value its coefficient must have, a number of its format.
+    - `formats`: power -> the format of its coefficient where that is not the registers':
+      `doubled(register)` for a head held as two numbers.
+    - `centre`: what is subtracted from x.
+
+    **Returns:** the coefficients in the order given. Never worse than rounding each one. Over
+    the reals the coefficients as they are.
+
+    **Raises:** `InputError` for a pinned value its format does not hold, a power given twice, a
+    coefficient that overflows.
+
+    Costs a lattice reduction in as many dimensions as there are free coefficients, a few times:
+    tens of milliseconds for four of them, a second for fifteen.
+    """
+    exponents = tuple(exponents)
+    if len(set(exponents)) != len(exponents) or len(exponents) != len(coefficients):
+        raise InputError(f"powers {exponents}: each once, with one coefficient each")
+    register = function.format.computing
+    chosen = [formats.get(e, register) for e in exponents]
+    unknown = (set(pinned) | set(formats)) - set(exponents)
+    if unknown:
+        raise InputError(f"the polynomial has no power {min(unknown)}: its powers are {exponents}")
+    for e, form in zip(exponents, chosen, strict=True):
+        if e in pinned and not _holds(form, pinned[e]):
+            raise InputError(
+                f"the coefficient of power {e} is pinned to {float(pinned[e])!r}, which is no "
+                f"number of {form.name}; pin {float(form.round(pinned[e]))!r}"
+            )
+    wanted = tuple(Fraction(pinned.get(e, c)) for e, c in zip(exponents, coefficients, strict=True))
+    free = [j for j, e in enumerate(exponents) if e not in pinned]
+    if register.is_real or not free:
+        return wanted
+    naive = tuple(form.round(c) for form, c in zip(chosen, wanted, strict=True))
+    grid = _grid(function, len(exponents))
+    powers = _powers(grid, exponents, centre)
+
+    def errors(values: Values) -> list[arb]:
+        balls = [_ball(v) for v in values]
+        return [
+            _dot(row, balls) * weight - weighted
+            for row, weight, weighted in zip(powers, grid.weights, grid.truth, strict=True)
+        ]
+
+    def slopes(_: Values, j: int, step: Fraction) -> list[arb]:
+        ball = _ball(step)
+        return [row[j] * w * ball for row, w in zip(powers, grid.weights, strict=True)]
+
+    family = _Family(errors, slopes, tuple(chosen), tuple(free), grid)
+    return _best(family, wanted, naive, math.inf)
+
+
+def round_program(function: Function, program: Program) -> Program:
+    """A real program in the function's format, its constants rounded together.
+
+    **Arguments:**
+
+    - `function`: what the program stands for; its format, error and norm are those that count.
+    - `program`: a program over the reals. Constants that are numbers of the registers' format as
+      they are (1, 2, a scale) stay.
+
+    **Returns:** the program in `function.dtype`. Its error in real arithmetic is never more than
+    that of `program.in_format(function.dtype)`.
+
+    **Raises:** `InputError` for a program that is not over the reals, or a constant that
+    overflows.
+
+    The constants' effect is linearised about the best point found, twice, and every point that
+    wins is measured without the linearisation. Costs one run of the program in ball arithmetic
+    per constant and point of the grid: a second for ten constants.
+    """
+    if program.dtype != "real":
+        raise InputError(f"constants are rounded from a program over the reals, not {program.dtype}")
+    rounded = program.in_format(function.dtype)
+    register = function.format.computing
+    names = [
+        n for n, v in program.constants.items() if isinstance(v, Fraction) and not _holds(register, v)
+    ]
+    if register.is_real or not names:
+        return rounded
+    grid = _grid(function, len(names) + 4)
+    wanted = tuple(Fraction(program.constants[n]) for n in names)
+    fixed = {n: v for n, v in program.constants.items() if n not in names}
+
+    def outputs(values: Values) -> list[arb]:
+        trial = replace(program, constants=fixed | dict(zip(names, values, strict=True)))
+        return [trial.run(x, _BALLS, _ball) for x in grid.points]
+
+    usable = [y.is_finite() for y in outputs(wanted)]
+    grid = grid.where(usable)
+
+    def errors(values: Values) -> list[arb]:
+        return [
+            y * w - t for y, w, t in zip(outputs(values), grid.weights, grid.truth, strict=True)
+        ]
+
+    def slopes(values: Values, j: int, step: Fraction) -> list[arb]:
+        # A difference quotient in 320 bits: 60 good bits are left on either side.
+        moved = tuple(v + step / 2**60 if i == j else v for i, v in enumerate(values))
+        pairs = zip(outputs(values), outputs(moved), grid.weights, strict=True)
+        return [(b - a) * w * 2**60 for a, b, w in pairs]
+
+    family = _Family(errors, slopes, (register,) * len(names), tuple(range(len(names))), grid)
+    naive = tuple(register.round(v) for v in wanted)
+    reach = 2.0 ** (register.precision // 2)
+    best = _best(family, wanted, naive, reach)
+    return replace(rounded, constants=rounded.constants | dict(zip(names, best, strict=True)))
+
+
+_BALLS: Mapping[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "fma": lambda a, b, c: a * b + c,
+    "sqrt": arb.sqrt,
+    "neg": operator.neg,
+    "abs": abs,
+}
+
+
+def _holds(form: Format, value: Fraction) -> bool:
+    return form.is_real or (abs(value) <= form.largest and form.round(value) == value)
+
+
+def _ball(value: Any) -> arb:
+    if isinstance(value, Fraction):
+        return arb(fmpq(value.numerator, value.denominator))
+    return arb(value)
+
+
+def _dot(row: Sequence[arb], values: Sequence[arb]) -> arb:
+    total = arb(0)
+    for a, b in zip(row, values, strict=True):
+        total += a * b
+    return total
+
+
+# --- the grid ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Points with the weight of an error there, and the truth times that weight."""
+
+    points: list[arb]
+    weights: list[arb]
+    truth: list[arb]
+    measure: np.ndarray  # of each point, in x: for the root mean square
+    norm: str
+
+    def where(self, keep: Sequence[bool]) -> _Grid:
+        def kept(values: list[arb]) -> list[arb]:
+            return [v for v, k in zip(values, keep, strict=True) if k]
+
+        if sum(keep) < len(keep) // 2:
+            raise InputError("the program has no finite value on half of the domain")
+        return replace(
+            self,
+            points=kept(self.points),
+            weights=kept(self.weights),
+            truth=kept(self.truth),
+            measure=self.measure[np.array(keep)],
+        )
+
+
+def _grid(function: Function, freedom: int) -> _Grid:
+    """Extremal points of a Chebyshev polynomial, both ends among them."""
+    low, high = function.interval
+    count = _POINTS * (freedom + 1)
+    angles = np.arange(count + 1) * (np.pi / (2 * count))
+    with ctx.workprec(_BITS):
+        start, width = _ball(low), _ball(high - low)
+        # sin^2 keeps the relative precision of points near the lower end, where that end is 0.
+        points = [(start + width * arb(math.sin(a)) ** 2).mid() for a in angles]
+        points[-1] = _ball(high).mid()
+        weigh = _WEIGHTS[function.error]
+        kept: list[tuple[arb, arb, arb, float]] = []
+        for x, a in zip(points, angles, strict=True):
+            try:
+                truth = function.oracle.at(x, _BITS - 64)
+            except NotProven:
+                continue
+            weight = weigh(function, truth)
+            if weight.is_finite():
+                kept.append((x, weight, truth * weight, math.sin(2 * a)))
+    measure = np.array([k[3] for k in kept])
+    return _Grid(
+        [k[0] for k in kept],
+        [k[1] for k in kept],
+        [k[2] for k in kept],
+        measure / measure.sum(),
+        function.norm,
+    )
+
+
+def _ulp_weight(function: Function, truth: arb) -> arb:
+    return 1 / _ball(function.format.spacing(to_fraction(truth)))
+
+
+_WEIGHTS: Mapping[str, Callable[[Function, arb], arb]] = {
+    "relative": lambda _, truth: 1 / truth,  # not finite at a zero, whose neighbours speak for it
+    "absolute": lambda _, truth: arb(1),
+    "ulp": _ulp_weight,
+}
+
+
+def _powers(grid: _Grid, exponents: Sequence[int], centre: Fraction) -> list[list[arb]]:
+    with ctx.workprec(_BITS):
+        shift = _ball(centre)
+        return [[(x - shift) ** e for e in exponents] for x in grid.points]
+
+
+def _sup(errors: np.ndarray, measure: np.ndarray) -> np.ndarray:
+    """The sup norms of rows of errors, each peak the top of the parabola through three points."""
+    size = np.abs(errors)
+    left, middle, right = size[:, :-2], size[:, 1:-1], size[:, 2:]
+    bend = 2 * middle - left - right
+    # Where the error jumps (a binade's end, under ulp) there is no parabola: a true peak is flat.
+    smooth = (middle >= left) & (middle >= right) & (bend > 0) & (bend < 0.02 * middle)
+    rise = np.divide((right - left) ** 2, 8 * bend, out=np.zeros_like(bend), where=smooth)
+    return np.maximum((middle + rise).max(axis=1), np.maximum(size[:, 0], size[:, -1]))
+
+
+def _root_mean_square(errors: np.ndarray, measure: np.ndarray) -> np.ndarray:
+    return np.sqrt(errors**2 @ measure)
+
+
+_NORMS = {"sup": _sup, "l2": _root_mean_square}
+
+
+# --- the search -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What there is to search: errors as a function of the constants.
+
+    `errors(values)` is the weighted error at each point of the grid; `slopes(values, j, step)`
+    its change for one step of constant j; `free` the indices that may move.
+    """
+
+    errors: Callable[[Values], list[arb]]
+    slopes: Callable[[Values, int, Fraction], list[arb]]
+    formats: tuple[Format, ...]
+    free: tuple[int, ...]
+    grid: _Grid
+
+    def floats(self, values: Values) -> np.ndarray:
+        with ctx.workprec(_BITS):
+            return np.array([float(e) for e in self.errors(values)])
+
+    def norms(self, errors: np.ndarray) -> np.ndarray:
+        return _NORMS[self.grid.norm](np.atleast_2d(errors), self.grid.measure)
+
+    def spacings(self, values: Values) -> Values:
+        return tuple(self.formats[j].spacing(values[j]) for j in self.free)
+
+    def holds(self, values: Values) -> bool:
+        return all(_holds(self.formats[j], values[j]) for j in self.free)
+
+
+def _best(family: _Family, wanted: Values, naive: Values, reach: float) -> Values:
+    """The best rounding found over several choices of the spacings."""
+    found = {naive: float(family.norms(family.floats(naive))[0])}
+    goal = family.floats(wanted)
+    pending, seen = [family.spacings(naive)], set[Values]()
+    while pending and len(seen) < _SPACINGS:
+        steps = pending.pop(0)
+        seen.add(steps)
+        start = min(found, key=lambda v: found[v])
+        near = _neighbours(family, start, steps, goal, reach)
+        for values in near:
+            # A coefficient that left its binade may use the finer or must use the coarser spacing.
+            natural = family.spacings(values)
+            if natural not in seen and natural not in pending:
+                pending.append(natural)
+        held = [v for v in near if family.holds(v) and v not in found]
+        for values in held[:4]:
+            found[values] = float(family.norms(family.floats(values))[0])
+    return min(found, key=lambda v: found[v])
+
+
+def _neighbours(
+    family: _Family, start: Values, steps: Values, goal: np.ndarray, reach: float
+) -> list[Values]:
+    """Lattice points about `start` in order of their (linearised) norm, the best few descended."""
+    errors = family.floats(start)
+    lattice = _Lattice.reduced(family, start, steps, reach, float(family.norms(errors)[0]))
+    beam = lattice.nearest(goal - errors)
+    coarse = np.abs(errors[::4] + beam @ lattice.basis.T[:, ::4]).max(axis=1)
+    order = np.argsort(coarse, kind="stable")[: 8 * _DESCENTS]
+    norms = family.norms(errors + beam[order] @ lattice.basis.T)
+    order = order[np.argsort(norms, kind="stable")]
+    ends: dict[Values, float] = {}
+    for z in beam[order[:_DESCENTS]]:
+        norm, z = lattice.descend(family, errors, z)
+        ends[lattice.values(start, family.free, steps, z)] = norm
+    for z, norm in zip(beam[order], np.sort(norms), strict=True):
+        ends.setdefault(lattice.values(start, family.free, steps, z), float(norm))
+    return sorted(ends, key=lambda v: ends[v])
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """A reduced basis of the changes of the error.
+
+    `basis[:, i]` is the change of the error at each point for one step along reduced vector `i`,
+    `turn[i]` that step in spacings of each constant, `sample` the rows that measure distance.
+    """
+
+    basis: np.ndarray
+    turn: list[list[int]]
+    sample: np.ndarray
+    penalty: np.ndarray
+
+    @staticmethod
+    def reduced(
+        family: _Family, start: Values, steps: Values, reach: float, error: float
+    ) -> _Lattice:
+        with ctx.workprec(_BITS):
+            columns = [
+                family.slopes(start, j, s) for j, s in zip(family.free, steps, strict=True)
+            ]
+            largest = [max(float(abs(c).mid()) for c in column) for column in columns]
+            # 160 bits for the shortest column: reduced vectors are shorter still by the basis'
+            # condition, and must keep the 53 bits of a double.
+            shift = 160 - math.frexp(min(largest))[1]
+            scaled = fmpz_mat([[_integer(c, shift) for c in column] for column in columns])
+        count = len(columns)
+        picked = list(range(0, scaled.ncols(), _STRIDE))
+        # Where the error hardly depends on some combination, nothing else keeps it from running
+        # off to where the linearisation is worthless.
+        weight = int(math.ldexp(error * math.sqrt(len(picked)) / reach, shift))
+        rows = [
+            [scaled[i, k] for k in picked] + [fmpz(weight * (i == k)) for k in range(count)]
+            for i in range(count)
+        ]
+        _, turn = fmpz_mat(rows).lll(transform=True)
+        product = turn * scaled
+        scale = math.ldexp(1.0, -shift) if shift < 1000 else 0.0
+        basis = np.array(
+            [[_scaled(product[i, k], shift) for i in range(count)] for k in range(product.ncols())]
+        )
+        del scale
+        turns = [[int(turn[i, k]) for k in range(count)] for i in range(count)]
+        penalty = np.array(turns, dtype=float).T * (error * math.sqrt(len(picked)) / reach)
+        return _Lattice(basis, turns, np.array(picked), penalty)
+
+    def nearest(self, goal: np.ndarray) -> np.ndarray:
+        """The lattice points nearest to `goal` in the mean square, one per row, by a beam."""
+        matrix = np.vstack([self.basis[self.sample], self.penalty])
+        target = np.concatenate([goal[self.sample], np.zeros(len(self.penalty))])
+        q, r = np.linalg.qr(matrix)
+        rest = q.T @ target
+        count = matrix.shape[1]
+        points, cost = np.zeros((1, count)), np.zeros(1)
+        width = np.arange(-3, 4)
+        for i in reversed(range(count)):
+            centre = (rest[i] - points @ r[i]) / r[i, i]
+            choice = np.rint(centre)[:, None] + width
+            total = cost[:, None] + (r[i, i] * (choice - centre[:, None])) ** 2
+            kept = np.argsort(total, axis=None, kind="stable")[:_BEAM]
+            parent = kept // len(width)
+            points = points[parent]
+            points[:, i] = choice.ravel()[kept]
+            cost = total.ravel()[kept]
+        return points
+
+    def descend(
+        self, family: _Family, errors: np.ndarray, z: np.ndarray
+    ) -> tuple[float, np.ndarray]:
+        """Go to the best neighbour along one or two reduced vectors as long as that helps."""
+        steps = _moves(len(z))
+        changes = steps @ self.basis.T
+        here = errors + self.basis @ z
+        norm = float(family.norms(here)[0])
+        while True:
+            norms = family.norms(here + changes)
+            best = int(np.argmin(norms))
+            if not norms[best] < norm:
+                return norm, z
+            norm, z, here = float(norms[best]), z + steps[best], here + changes[best]
+
+    def values(
+        self, start: Values, free: Sequence[int], steps: Values, z: np.ndarray
+    ) -> Values:
+        values = list(start)
+        for amount, turn in zip(z, self.turn, strict=True):
+            for j, step, t in zip(free, steps, turn, strict=True):
+                values[j] += int(amount) * t * step
+        return tuple(values)
+
+
+def _moves(count: int) -> np.ndarray:
+    """One step or two along one axis, and one along each of two."""
+    unit = np.eye(count)
+    single = [s * unit[i] for i in range(count) for s in (-2, -1, 1, 2)]
+    double = [
+        s * unit[i] + t * unit[j]
+        for i, j in combinations(range(count), 2)
+        for s in (-1, 1)
+        for t in (-1, 1)
+    ]
+    return np.array(single + double)
+
+
+def _integer(value: arb, shift: int) -> fmpz:
+    return (value.mid() * arb(2) ** shift).mid().floor().unique_fmpz()
+
+
+def _scaled(value: fmpz, shift: int) -> float:
+    return math.ldexp(int(value), -shift) if abs(value) < 2**900 else math.inf
