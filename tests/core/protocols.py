@@ -5,7 +5,10 @@ Referred to as `protocols.py:name`, so that worker processes can rebuild them to
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import diffrax
@@ -20,15 +23,16 @@ from nearly.core.problem import Host, Problem
 from nearly.core.tally import counted
 
 
-def poisson(size: int) -> np.ndarray:
-    """The 1-D Laplacian: symmetric positive definite, condition number about size^2 / 2."""
-    return 2 * np.eye(size) - np.eye(size, k=1) - np.eye(size, k=-1)
+def spread(size: int) -> np.ndarray:
+    """An SPD matrix whose eigenvalues spread over two decades: CG gains digits step by step."""
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
+    return (rotation * np.geomspace(1, 100, size)) @ rotation.T
 
 
 class Spd(Problem):
     """Solve A x = b with an SPD operator; the dial is the solver's relative tolerance."""
 
-    size: int = 24
+    size: int = 60
     dtype: str = "float64"
     name: ClassVar[str] = "spd"
     error_name: ClassVar[str] = "relative error"
@@ -37,7 +41,7 @@ class Spd(Problem):
 
     @property
     def matrix(self) -> np.ndarray:
-        return poisson(self.size).astype(self.dtype)
+        return spread(self.size).astype(self.dtype)
 
     def dials(self, method: Any) -> Sequence[float]:
         return (1e-2, 1e-4, 1e-6)
@@ -58,7 +62,7 @@ class Spd(Problem):
 
     def errors(self, value: Any) -> Mapping[str, float]:
         rhs, x = (np.asarray(v, np.float64) for v in value)
-        truth = np.linalg.solve(poisson(self.size), rhs)
+        truth = np.linalg.solve(spread(self.size), rhs)
         return {"relative error": float(np.linalg.norm(x - truth) / np.linalg.norm(truth))}
 
 
@@ -162,3 +166,43 @@ class Decay(Problem):
 
 tsit5 = diffrax.Tsit5()
 heun = diffrax.Heun()
+
+
+class Slow(Problem):
+    """Sleeps; the error is one over the dial. What it runs is logged where the test asks."""
+
+    dtype: str = "float32"
+    name: ClassVar[str] = "slow"
+    error_name: ClassVar[str] = "error"
+    work_name: ClassVar[str] = "naps"
+    protocol: ClassVar[str] = "test-slow"
+
+    def dials(self, method: Any) -> Sequence[int]:
+        return (1, 2, 3)
+
+    def random(self, method: Any) -> bool:
+        return False
+
+    def build(self, method: Any, dial: Any, *, key: Any) -> Any:
+        die = os.environ.get("NEARLY_TEST_DIE")
+        if die and dial == 3 and not Path(die).exists():
+            Path(die).touch()
+            os._exit(9)
+        method(float(os.environ.get("NEARLY_TEST_SLEEP", "0.2")))
+        if log := os.environ.get("NEARLY_TEST_LOG"):
+            with open(log, "a") as file:
+                file.write(f"{dial}\n")
+        return Host(lambda: 1 / dial)
+
+    def apply(self, standin: Any, *, key: Any) -> Any:
+        return standin()
+
+    def errors(self, value: Any) -> Mapping[str, float]:
+        return {"error": value}
+
+    def seconds(self, use: Any, standin: Any) -> Sequence[float]:
+        return ()
+
+
+def sleeper(seconds: float) -> None:
+    time.sleep(seconds)

@@ -7,11 +7,11 @@ import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from nearly.core.errors import InputError, UnknownName
 from nearly.core.lazy import load
@@ -120,34 +120,53 @@ def problem(text: str, **fields: Any) -> ProblemObject:
 
     Raises `UnknownName` with the nearest names, or `InputError` for a bad field.
     """
+    factory, settings = _factory(text)
+    if not callable(factory):
+        return _as_is(factory, fields, text)
+    return _construct(factory, {**settings, **fields}, text)
+
+
+def _factory(text: str) -> tuple[Any, Mapping[str, Any]]:
+    """What makes the problem that a text names (or the finished problem), and its settings."""
     lines = problems()
     if text in lines:
-        line = lines[text]
-        return _construct(load(line.target), {**line.settings, **fields}, text)
+        return load(lines[text].target), lines[text].settings
     if is_file_reference(text):
-        own = load_file(text)
-        return _construct(own, fields, text) if callable(own) else _as_is(own, fields, text)
+        return load_file(text), {}
     for target in offers("RESOLVERS").values():
         factory = load(target)(text)
         if factory is not None:
-            return _construct(factory, fields, text)
+            return factory, {}
     raise UnknownName("problem", text, lines, "(or an expression in x, or file.py:attribute)")
 
 
 def _as_is(own: Any, fields: Mapping[str, Any], text: str) -> Any:
     if fields:
         raise InputError(f"{text} is a finished problem and takes no --{next(iter(fields))}")
-    return own
+    return _checked(own, text)
+
+
+def _checked(made: Any, text: str) -> Any:
+    from nearly.core.problem import Problem as ProblemObject
+
+    if not isinstance(made, ProblemObject):
+        raise InputError(f"{text} is no problem: it is a {type(made).__name__}")
+    return made
 
 
 def _construct(factory: Any, fields: Mapping[str, Any], text: str) -> Any:
-    parameters = inspect.signature(factory).parameters
+    signature = inspect.signature(factory)
+    parameters = signature.parameters
     for name in fields:
         if name not in parameters:
             raise UnknownName(f"field of {text}", name, parameters)
     annotations = _annotations(factory)
-    values = {n: _read(n, v, annotations.get(n, str)) for n, v in fields.items()}
-    return factory(**values)
+    values = {n: _read(n, v, _kind(annotations.get(n, str))) for n, v in fields.items()}
+    try:
+        signature.bind(**values)
+    except TypeError as error:
+        raise InputError(f"{text} does not make a problem: {error}") from None
+    return _checked(factory(**values), text)
 
 
 def _annotations(factory: Any) -> dict[str, Any]:
@@ -161,6 +180,14 @@ def _annotations(factory: Any) -> dict[str, Any]:
         for base in reversed(function.__mro__):
             hints |= inspect.get_annotations(base, eval_str=True)
     return hints
+
+
+def _kind(annotation: Any) -> Any:
+    """An annotation without its None: `tuple[str, str] | None` is read as a pair."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [k for k in get_args(annotation) if k is not type(None)]
+        return kinds[0] if len(kinds) == 1 else str
+    return annotation
 
 
 def _read(name: str, value: Any, kind: Any) -> Any:
@@ -242,20 +269,22 @@ def _module(path: str, changed: int) -> types.ModuleType:
     sys.modules[name] = module  # dataclasses and equinox look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
     return module
 
 
 def fields_of(text: str) -> Sequence[inspect.Parameter]:
-    """The settings a problem's text accepts, for the command line's help and parsing."""
-    lines = problems()
-    factory: Callable[..., Any] | None = None
-    if text in lines:
-        factory = load(lines[text].target)
-    elif is_file_reference(text):
-        factory = load_file(text)
-    else:
-        for target in offers("RESOLVERS").values():
-            factory = factory or load(target)(text)
-    return list(inspect.signature(factory).parameters.values()) if callable(factory) else []
+    """The settings a problem's text accepts, with their defaults, for help and parsing.
+
+    Annotations are resolved and without `None`. Raises as `problem` does.
+    """
+    factory, settings = _factory(text)
+    if not callable(factory):
+        return []
+    kinds = {name: _kind(annotation) for name, annotation in _annotations(factory).items()}
+    return [
+        p.replace(annotation=kinds.get(p.name, str), default=settings.get(p.name, p.default))
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]

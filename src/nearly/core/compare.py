@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 from nearly.core import catalogue
@@ -23,7 +24,7 @@ from nearly.core.measure import (
 )
 from nearly.core.problem import Problem
 from nearly.core.progress import Progress, silent
-from nearly.core.run import Dial, Run, Trial, plain, summarise
+from nearly.core.run import Certificate, Dial, Run, Trial, plain, summarise
 from nearly.core.store import Store, digest_of, environment, file_digest, source_digest
 
 Pending = list[tuple[Dial, int]]
@@ -152,18 +153,27 @@ def within(
     problem, settings = _resolve_with(problem, options)
     frontier = compare(problem, methods, within=tolerance, work=work, **options, **settings)
     built = problem if isinstance(problem, Problem) else _resolve(problem, settings)[0]
-    return certified(frontier, built, built.tolerance(tolerance), work)
+    return certified(frontier, built).within(built.tolerance(tolerance))
 
 
-def certified(frontier: Frontier, problem: Problem, tolerance: float, work: str | None) -> Run:
-    """The cheapest run of a frontier that stays within a tolerance when certified."""
-    for index in frontier.candidates(tolerance, work):
+def certified(frontier: Frontier, problem: Problem) -> Frontier:
+    """The frontier with its candidates certified, cheapest first, until one of them stands.
+
+    One whose certificate exceeds the frontier's tolerance is no candidate any more.
+    """
+    while frontier.tolerance is not None and (index := frontier.pick) is not None:
         run = frontier.runs[index]
-        with precision(problem):
-            certificate = problem.certify(run.standin, tolerance)
-        if certificate is None or certificate.error <= tolerance:
-            return replace(run, certificate=certificate)
-    raise frontier.nothing_within(tolerance)
+        certificate = None if run.certificate else certificate_of(problem, run, frontier.tolerance)
+        if certificate is None:
+            break
+        frontier = frontier.with_run(index, replace(run, certificate=certificate))
+    return frontier
+
+
+def certificate_of(problem: Problem, run: Run, tolerance: float) -> Certificate | None:
+    """What the problem can prove of a run's stand-in, in the problem's own precision."""
+    with precision(problem):
+        return problem.certify(run.standin, tolerance)
 
 
 _OPTIONS = frozenset(
@@ -194,8 +204,8 @@ def _check(
         raise InputError(f"seeds {list(seeds)} must be different whole numbers from 0 on")
     if budget is not None and not budget > 0:
         raise InputError(f"budget {budget} must be a positive number of seconds")
-    if uses is not None and not uses > 0:
-        raise InputError(f"uses {uses} must be a positive number")
+    if uses is not None and not 0 < uses < math.inf:
+        raise InputError(f"uses {uses} must be a positive, finite number")
     if work is not None and not work:
         raise InputError("work must name a unit, such as seconds")
 
@@ -368,27 +378,36 @@ def _away(
 
 def _time(sweep: Sweep) -> None:
     """Time what ran elsewhere or was taken up from the store, now that nothing else runs."""
+    if not sweep.timed:
+        return
     for contender in sweep.contenders:
         for dial in contender.dials:
-            key = (contender.name, dial)
-            trials = sweep.trials.get(key, [])
-            good = len(trials) == len(contender.seeds) and all(t.status == "ok" for t in trials)
-            if good and key not in sweep.standins:
-                seed = contender.seeds[0]
-                sweep.standins[key] = rebuild(sweep.problem, contender.method, dial, seed)
+            trials = sweep.trials.get((contender.name, dial), [])
+            if trials and (contender.name, dial) not in sweep.samples:
                 _time_one(sweep, contender, dial, trials[0])
 
 
 def _time_one(sweep: Sweep, contender: Contender, dial: Dial, trial: Trial) -> None:
+    """The seconds of one use: from the store if the sweep reuses, else measured and kept."""
     if trial.status != "ok" or not sweep.timed:
         return
     seed = contender.seeds[0]
     digest = sweep.digests[contender.name, dial, seed]
-    known = sweep.store.timing(digest) if digest and sweep.reuse else None
-    samples = known or list(time_standin(sweep.problem, sweep.standins[contender.name, dial], seed))
+    samples = sweep.store.timing(digest) if digest and sweep.reuse else None
+    if samples is None:
+        samples = list(time_standin(sweep.problem, _standin(sweep, contender, dial), seed))
+        if digest:
+            sweep.store.keep_timing(digest, samples)
     sweep.samples[contender.name, dial] = samples
-    if digest:
-        sweep.store.keep_timing(digest, samples)
+
+
+def _standin(sweep: Sweep, contender: Contender, dial: Dial) -> Any:
+    """The stand-in of a run, built again if another process or an earlier sweep built it."""
+    key = (contender.name, dial)
+    if key not in sweep.standins:
+        seed = contender.seeds[0]
+        sweep.standins[key] = rebuild(sweep.problem, contender.method, dial, seed)
+    return sweep.standins[key]
 
 
 def _frontier(
@@ -404,14 +423,15 @@ def _frontier(
             run = summarise(contender.name, dial, contender.line.source, trials, problem.floor())
             run = run.timed(sweep.samples.get((contender.name, dial), ()))
             notes = [n for n in (run.note, sweep.notes.get(contender.name)) if n]
-            standin = sweep.standins.get((contender.name, dial))
-            runs.append(replace(run, note="; ".join(notes), standin=standin))
+            make = partial(_standin, sweep, contender, dial)
+            runs.append(replace(run, note="; ".join(notes), make=make))
     frontier = Frontier(
         problem.name,
         problem.error_name,
         problem.work_name,
         tuple(runs),
         unit=work or problem.unit(),
+        asked=work is not None,
         uses=uses,
         tolerance=tolerance,
         floor=problem.floor(),

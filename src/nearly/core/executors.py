@@ -7,6 +7,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nearly.core import catalogue
 from nearly.core.catalogue import Reference
@@ -37,6 +38,7 @@ class Task:
     seed: int
 
 
+@runtime_checkable
 class Submitter(Protocol):
     """Anything that runs functions elsewhere: an executor, a Dask client."""
 
@@ -71,12 +73,13 @@ class Pool:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._context = multiprocessing.get_context("spawn")
-        self._stop = self._context.Event()
+        # A file, not a semaphore: a worker killed while it holds one would stop us all.
+        self._leash = tempfile.NamedTemporaryFile(prefix="nearly-pool-")
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            self.workers, self._context, initializer=_watch_parent, initargs=(self._stop,)
+            self.workers, self._context, initializer=_watch_parent, initargs=(self._leash.name,)
         )
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
@@ -89,18 +92,18 @@ class Pool:
 
     def close(self) -> None:
         """Stop every worker, busy or not."""
-        self._stop.set()
+        self._leash.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _watch_parent(stop: Any) -> None:
-    """In a worker: leave Ctrl-C to the parent, and exit when it says so or is gone."""
+def _watch_parent(leash: str) -> None:
+    """In a worker: leave Ctrl-C to the parent, and exit when the leash or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
     def watch() -> None:
-        while not stop.wait(0.5) and os.getppid() == parent:
-            pass
+        while os.path.exists(leash) and os.getppid() == parent:
+            time.sleep(0.3)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

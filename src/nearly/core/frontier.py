@@ -27,7 +27,7 @@ class Frontier:
     - `problem`: its name. `settings`: its fields, as plain data; two frontiers are of the same
       problem when both agree.
     - `error_name`, `work_name`: the axes. `unit`: what "cheapest" means (`work_name`, another
-      unit of work, or `"seconds"`).
+      unit of work, or `"seconds"`). `asked`: whether the user named it.
     - `runs`: in the order in which they were asked for.
     - `uses`: over how many uses set-up is shared out; None leaves it out.
     - `tolerance`: the one that was asked for, if any.
@@ -39,6 +39,7 @@ class Frontier:
     work_name: str
     runs: tuple[Run, ...] = ()
     unit: str = ""
+    asked: bool = False
     uses: float | None = None
     tolerance: float | None = None
     floor: float = 0.0
@@ -74,6 +75,10 @@ class Frontier:
         )
         return replace(self, runs=tuple(kept))
 
+    def with_run(self, index: int, run: Run) -> Frontier:
+        """The frontier with one run replaced."""
+        return replace(self, runs=(*self.runs[:index], run, *self.runs[index + 1 :]))
+
     def cost(self, run: Run, unit: str | None = None) -> float | None:
         """What one use of a run costs, in `unit` or the frontier's own."""
         return run.cost(unit or self.unit, self.uses)
@@ -104,11 +109,23 @@ class Frontier:
         Where some method never calls the counted oracle (its work is unknown), seconds decide.
         """
         good = [i for i, run in enumerate(self.runs) if run.worst <= tolerance]
+        unit = unit or self.deciding_unit(good)
         costs = {i: self.cost(self.runs[i], unit) for i in good}
-        if unit is None and any(c is None for c in costs.values()):
-            costs = {i: self.cost(self.runs[i], "seconds") for i in good}
         priced = [(c, self.runs[i].worst, i) for i, c in costs.items() if c is not None]
         return [i for *_, i in sorted(priced)]
+
+    def deciding_unit(self, indices: Sequence[int]) -> str:
+        """The unit in which these runs are compared: seconds where a cost in `unit` is unknown,
+        unless the user named the unit."""
+        if self.asked or all(self.cost(self.runs[i]) is not None for i in indices):
+            return self.unit
+        return "seconds"
+
+    @property
+    def pick(self) -> int | None:
+        """Index of the cheapest run within the tolerance that was asked for, if there is one."""
+        indices = self.candidates(self.tolerance) if self.tolerance is not None else []
+        return indices[0] if indices else None
 
     def within(self, tolerance: float, unit: str | None = None) -> Run:
         """The cheapest run whose worst error over the seeds is within a tolerance.
@@ -162,7 +179,6 @@ class Frontier:
 
     def to_json(self) -> dict[str, Any]:
         """The documented form (docs/formats.md)."""
-        picked = self.candidates(self.tolerance) if self.tolerance is not None else []
         return {
             "format": FORMAT,
             "environment": plain(self.environment),
@@ -171,12 +187,13 @@ class Frontier:
             "error_name": self.error_name,
             "work_name": self.work_name,
             "unit": self.unit,
+            "asked": self.asked,
             "uses": self.uses,
             "tolerance": self.tolerance,
             "floor": self.floor,
             "runs": [r.to_json() for r in self.runs],
             "pareto": self.pareto(),
-            "within": picked[0] if picked else None,
+            "within": self.pick,
         }
 
     def save(self, path: str | Path) -> Path:
@@ -199,10 +216,10 @@ class Frontier:
             raise InputError(f"{path} is not a frontier: {error}") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputError(f"{path} is not a frontier of format {FORMAT}")
-        names = ("problem", "error_name", "work_name", "unit", "uses", "tolerance", "floor")
+        axes = ("problem", "error_name", "work_name", "unit", "asked")
         return Frontier(
             runs=tuple(Run.from_json(r) for r in data["runs"]),
             settings=data["settings"],
             environment=data["environment"],
-            **{n: data[n] for n in names},
+            **{n: data[n] for n in (*axes, "uses", "tolerance", "floor")},
         )

@@ -154,14 +154,14 @@ def _trial(problem: Problem, method: Any, dial: Dial, seed: int) -> tuple[Trial,
     errors = {n: float(e) for n, e in problem.errors(to_host(use())).items()}
     with tally() as counts:
         prepare(problem, standin, key, counted=True)()
-    work = {**counts.read(), **problem.work(standin)}
+    work = {**_used(counts.read()), **problem.work(standin)}
     trial = Trial(
         seed,
         "ok",
         errors=errors,
         work=work,
         setup_seconds=setup_seconds,
-        setup_work=setup.read(),
+        setup_work=_used(setup.read()),
         compile_seconds=use.compile_seconds,
         bytes=use.bytes,
         note=note,
@@ -170,6 +170,11 @@ def _trial(problem: Problem, method: Any, dial: Dial, seed: int) -> tuple[Trial,
     if not math.isfinite(first):
         trial = replace(trial, status="diverged", reason=f"the error is {first}")
     return trial, standin
+
+
+def _used(counts: Mapping[str, float]) -> dict[str, float]:
+    """The units that were used at all: a method that never called an oracle has no work on it."""
+    return {unit: count for unit, count in counts.items() if count}
 
 
 def make(problem: Problem, method: Any, dial: Dial, seed: int) -> tuple[Any, str]:

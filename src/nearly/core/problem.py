@@ -1,7 +1,5 @@
 """`Problem`: something expensive, with a truth to measure stand-ins against."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ import equinox as eqx
 
 from nearly.core import catalogue
 from nearly.core.errors import InputError
+from nearly.core.progress import Progress, silent
 from nearly.core.run import Certificate
 
 
@@ -113,6 +112,8 @@ class Problem(eqx.Module):
 
         return stopwatch(use)
 
-    def certify(self, standin: Any, tolerance: float) -> Certificate | None:
+    def certify(
+        self, standin: Any, tolerance: float, progress: Progress = silent
+    ) -> Certificate | None:
         """What can be proven, or exhaustively checked, of a picked stand-in; None: nothing."""
         return None

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 
-class Progress(Protocol):
-    """What long work tells its watcher."""
-
-    def __call__(self, done: int, total: int, text: str) -> None: ...
+Progress = Callable[[int, int, str], None]  # (done, total, what): what long work tells its watcher
 
 
 def silent(done: int, total: int, text: str) -> None:

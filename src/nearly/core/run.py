@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any, Literal
@@ -73,7 +73,7 @@ class Run:
     - `compile_seconds`, `bytes`: apart from both.
     - `floored`: the true error is below what the problem can tell from zero.
     - `note`: the settings that tuning chose; where it ran, if not where asked.
-    - `standin`: what the user takes away; not part of the plain-data form.
+    - `make`: builds `standin`, what the user takes away; not part of the plain-data form.
     - `certificate`: what `within` proved of it.
     """
 
@@ -93,16 +93,22 @@ class Run:
     bytes: float | None = None
     floored: bool = False
     note: str = ""
-    standin: Any = field(default=None, compare=False, repr=False)
+    make: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
     certificate: Certificate | None = None
 
     @property
+    def standin(self) -> Any:
+        """The stand-in itself, in its own protocol; None for a run that was read from a file."""
+        return self.make() if self.make else None
+
+    @property
     def worst(self) -> float:
-        """The largest error over the seeds: what a tolerance is held against."""
+        """The largest error over the seeds, or certified: what a tolerance is held against."""
         if self.status != "ok":
             return math.inf
         name = next(iter(self.errors), "")
-        return max([self.error, *(t.errors.get(name, math.inf) for t in self.trials)])
+        proven = [self.certificate.error] if self.certificate else []
+        return max([self.error, *(t.errors.get(name, math.inf) for t in self.trials), *proven])
 
     def cost(self, unit: str, uses: float | None = None) -> float | None:
         """What one use costs in `unit`, with set-up shared over `uses` if given; None: unknown."""

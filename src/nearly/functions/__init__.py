@@ -50,11 +50,34 @@ PROBLEMS = {
 }
 
 
-def _method(target: str, paper: str | None = None, default: bool = True) -> Method:
+
+def _line(target: str, paper: str | None = None, *, default: bool = True) -> Method:
     return Method(f"nearly.functions.{target}", PROTOCOL, paper, default=default)
 
 
-METHODS: dict[str, Method] = {}
+METHODS = {
+    "taylor": _line("builders:taylor"),
+    "taylor-origin": _line("builders:taylor_origin", default=False),
+    "chebyshev-truncation": _line("builders:chebyshev_truncation"),
+    "chebyshev-interpolation": _line("builders:chebyshev_interpolation"),
+    "chebyshev-clenshaw": _line("builders:chebyshev_clenshaw", default=False),
+    "remez": _line("builders:minimax", "remez"),
+    "remez-estrin": _line("builders:minimax_estrin", "remez"),
+    "remez-even-odd": _line("builders:minimax_even_odd", "remez", default=False),
+    "remez-knuth-eve": _line("builders:minimax_knuth_eve", "knuth-eve"),
+    "remez-paterson-stockmeyer": _line(
+        "builders:minimax_paterson_stockmeyer", "paterson-stockmeyer", default=False
+    ),
+    "pade": _line("builders:pade"),
+    "pade-origin": _line("builders:pade_origin", default=False),
+    "rational": _line("builders:rational_two_horner", "cody-fraser-hart"),
+    "rational-continued-fraction": _line(
+        "builders:rational_continued_fraction", "cody-fraser-hart"
+    ),
+    "rational-even": _line("builders:rational_even", "cody-fraser-hart"),
+    "table": _line("piecewise:table"),
+    "scaling": _line("scaling:scaling"),
+}
 
 RESOLVERS = {"functions": "nearly.functions.problems:resolve"}
 

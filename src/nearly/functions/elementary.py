@@ -36,33 +36,40 @@ def uncapped() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Points:
-    """The points `(first + k*step) * unit`, for every integer k or only for k >= 0."""
+    """The points `(first + k*step) * unit` for every integer k; a step of 0 is a single point."""
 
     first: Fraction
     step: Fraction = Fraction(0)
     unit: str = "1"
-    one_sided: bool = False
 
-    def within(self, low: arb, high: arb) -> Iterator[str]:
-        """The points in [low, high], nearest to the middle first, as constant expressions."""
+    def within(self, low: arb, high: arb, most: int) -> Iterator[str]:
+        """The points in [low, high], as constant expressions; at most `most`, the inner ones."""
         unit = arb.pi() if self.unit == "pi" else arb(1)
         a, b = low / unit, high / unit
-        if not self.step:
-            found = [self.first]
-        else:
-            step = _ball(self.step)
-            ends = sorted(float(((end - _ball(self.first)) / step).mid()) for end in (a, b))
-            start = max(math.floor(ends[0]), 0) if self.one_sided else math.floor(ends[0])
-            found = [self.first + k * self.step for k in range(start, math.ceil(ends[1]) + 1)]
-        for point in found:
+        for k in self._indices(a, b, most):
+            point = self.first + k * self.step
             if not (_ball(point) < a or _ball(point) > b):
                 yield self._text(point)
+
+    def _indices(self, a: arb, b: arb, most: int) -> range:
+        if not self.step:
+            return range(1)
+        first, step = _ball(self.first), _ball(self.step)
+        start = math.ceil(float(((a - first) / step).lower()))
+        stop = math.floor(float(((b - first) / step).upper()))
+        if stop - start >= most:
+            start = min(max(start, -most // 2), stop - most)
+            stop = start + most
+        return range(start, stop + 1)
 
     def _text(self, point: Fraction) -> str:
         if self.unit == "1" or point == 0:
             return str(point)
-        return "pi" if point == 1 else f"{point.numerator}*pi" + (
-            f"/{point.denominator}" if point.denominator > 1 else ""
+        return (
+            "pi"
+            if point == 1
+            else f"{point.numerator}*pi"
+            + (f"/{point.denominator}" if point.denominator > 1 else "")
         )
 
 
@@ -531,6 +538,22 @@ def _square(x: arb, n: int) -> list[arb]:
     return [x**2, 2 * x, arb(1), *[arb(0)] * n][:n]
 
 
+def _lambertw_at(x: arb) -> arb:
+    plain = x.lambertw()
+    if plain.is_finite() or not x.is_finite():
+        return plain
+    branch = -(-arb(1)).exp()
+    excess = (x.rad() / (1 << 25)).max(arb(2) ** (8 - ctx.prec))
+    if x.lower() < branch - excess:
+        return plain
+    top = x.upper().max((branch + excess).upper())
+    return top.lambertw().union(arb(-1))
+
+
+def _lambertw(x: arb, n: int) -> list[arb]:
+    return [_lambertw_at(x), *_native("lambertw")(x, n)[1:]]
+
+
 def _abs(x: arb, n: int) -> list[arb]:
     if x > 0 or x < 0:
         return [abs(x), arb(1 if x > 0 else -1), *[arb(0)] * n][:n]
@@ -581,12 +604,8 @@ RULES: Mapping[str, Rule] = {
         {**_limits(_NAN, _INF), 0.0: -_INF},
     ),
     "log1p": Rule(arb.log1p, _log1p, None, _ORIGIN, {**_limits(_NAN, _INF), -1.0: -_INF}),
-    "sqrt": Rule(
-        _POWERS[Fraction(1, 2)], _root(Fraction(1, 2)), special=_limits(_NAN, _INF)
-    ),
-    "rsqrt": Rule(
-        arb.rsqrt, _root(Fraction(-1, 2)), special={**_limits(_NAN, 0.0), 0.0: _INF}
-    ),
+    "sqrt": Rule(_POWERS[Fraction(1, 2)], _root(Fraction(1, 2)), special=_limits(_NAN, _INF)),
+    "rsqrt": Rule(arb.rsqrt, _root(Fraction(-1, 2)), special={**_limits(_NAN, 0.0), 0.0: _INF}),
     "cbrt": Rule(_CBRT, _cbrt, _ODD, special=_limits(-_INF, _INF)),
     "sin": Rule(arb.sin, _cycle(_sin), _ODD, _SINE, _WHOLE),
     "cos": Rule(arb.cos, _cycle(_cos), _EVEN, _COSINE, _WHOLE),
@@ -596,12 +615,8 @@ RULES: Mapping[str, Rule] = {
     "asin": Rule(_ASIN, _asin, _ODD, _ORIGIN, _WHOLE),
     "acos": Rule(_ACOS, _acos, None, (), _WHOLE),
     "atan": Rule(arb.atan, _atan, _ODD, _ORIGIN, _limits(-math.pi / 2, math.pi / 2)),
-    "sinh": Rule(
-        arb.sinh, _cycle(lambda x: x.sinh_cosh()), _ODD, _ORIGIN, _limits(-_INF, _INF)
-    ),
-    "cosh": Rule(
-        arb.cosh, _cycle(lambda x: x.sinh_cosh()[::-1]), _EVEN, (), _limits(_INF, _INF)
-    ),
+    "sinh": Rule(arb.sinh, _cycle(lambda x: x.sinh_cosh()), _ODD, _ORIGIN, _limits(-_INF, _INF)),
+    "cosh": Rule(arb.cosh, _cycle(lambda x: x.sinh_cosh()[::-1]), _EVEN, (), _limits(_INF, _INF)),
     "tanh": Rule(arb.tanh, _tanh, _ODD, _ORIGIN, _limits(-1.0, 1.0)),
     "asinh": Rule(arb.asinh, _asinh, _ODD, _ORIGIN, _limits(-_INF, _INF)),
     "acosh": Rule(_ACOSH, _acosh, None, (), _limits(_NAN, _INF)),
@@ -651,15 +666,13 @@ RULES: Mapping[str, Rule] = {
         {**_limits(_NAN, 0.0), 0.0: _INF},
     ),
     "airy_ai": Rule(arb.airy_ai, _native("airy_ai"), None, (), _limits(0.0, 0.0)),
-    "lambertw": Rule(arb.lambertw, _native("lambertw"), None, _ORIGIN, _limits(_NAN, _INF)),
+    "lambertw": Rule(_lambertw_at, _lambertw, None, _ORIGIN, _limits(_NAN, _INF)),
     "sigmoid": Rule(_sigmoid_at, _sigmoid, None, (), _limits(0.0, 1.0)),
     "softplus": Rule(_softplus_at, _softplus, None, (), _limits(0.0, _INF)),
     "silu": Rule(_first(_silu), _silu, None, _ORIGIN, _limits(-0.0, _INF)),
     "gelu": Rule(_first(_gelu), _gelu, None, _ORIGIN, _limits(-0.0, _INF)),
     "ndtr": Rule(_first(_normal_cdf), _normal_cdf, None, (), _limits(0.0, 1.0)),
-    "reciprocal": Rule(
-        lambda x: 1 / x, _reciprocal, _ODD, (), {**_limits(-0.0, 0.0), 0.0: _INF}
-    ),
+    "reciprocal": Rule(lambda x: 1 / x, _reciprocal, _ODD, (), {**_limits(-0.0, 0.0), 0.0: _INF}),
     "square": Rule(lambda x: x**2, _square, _EVEN, _ORIGIN, _limits(_INF, _INF)),
     "abs": Rule(abs, _abs, _EVEN, (), _limits(_INF, _INF)),
 }

@@ -31,7 +31,7 @@ def evaluate(program: Program, x: Any) -> np.ndarray:
     Cost: a few ns per element and instruction, about fifty for an fma in float64, which NumPy
     lacks and which is put together from error-free sums.
     """
-    register = registers(program)
+    register = registers(program.format)
     arithmetic = operations(register)
     with np.errstate(all="ignore"):
         points = np.asarray(x, program.format.dtype)
@@ -45,9 +45,9 @@ def evaluate(program: Program, x: Any) -> np.ndarray:
     return result.reshape(points.shape)
 
 
-def registers(program: Program) -> Format:
-    """The format in which a program is evaluated: its registers', float64 over the reals."""
-    return FORMATS["float64"] if program.format.is_real else program.format.computing
+def registers(form: Format) -> Format:
+    """The format in which programs are evaluated: the registers', float64 over the reals."""
+    return FORMATS["float64"] if form.is_real else form.computing
 
 
 def as_constant(value: Constant | tuple[Constant, ...], register: Format) -> Any:

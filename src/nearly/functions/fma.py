@@ -40,9 +40,7 @@ def fma32(a, b, c):
 
 def fma64(a, b, c):
     with np.errstate(all="ignore"):
-        plain = np.where(
-            np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), c, a * b + c
-        )
+        plain = np.where(np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), c, a * b + c)
         regular = np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & (a != 0) & (b != 0)
         (a, i), (b, j), (c, k) = np.frexp(a), np.frexp(b), np.frexp(c)
         k = np.where(c == 0, -9999, k)
@@ -54,9 +52,7 @@ def fma64(a, b, c):
         high_a, high_b = high_a - (high_a - a), high_b - (high_b - b)
         low_a, low_b = a - high_a, b - high_b
         product = a * b
-        rest = (
-            (high_a * high_b - product) + high_a * low_b + low_a * high_b
-        ) + low_a * low_b
+        rest = ((high_a * high_b - product) + high_a * low_b + low_a * high_b) + low_a * low_b
         middle, tail = two_sum(c, rest)
         head, next_tail = two_sum(product, middle)
         tail = odd_sum(tail, next_tail)

@@ -46,8 +46,8 @@ class Oracle:
     - `parity`: `"odd"`, `"even"`, or `None` where neither is known.
     - `zeros`: where it is known to be exactly zero.
     - `special`: IEEE results at infinities and poles, where they are known.
-    - `provable`: whether the enclosures are guaranteed; `False` only for a Python callable that
-      could not be traced, of which float64 values are all that is known.
+    - `unproven`: why the values are no guaranteed enclosures; empty where they are. Only a Python
+      callable that cannot be traced has such a reason: float64 values are all that is known of it.
     """
 
     text: str
@@ -56,7 +56,12 @@ class Oracle:
     parity: str | None = None
     zeros: tuple[Points, ...] = ()
     special: Mapping[float, float] = field(default_factory=dict)
-    provable: bool = True
+    unproven: str = ""
+
+    @property
+    def provable(self) -> bool:
+        """Whether the enclosures are guaranteed."""
+        return not self.unproven
 
     def taylor(self, x: arb, n: int) -> list[arb]:
         """The first n Taylor coefficients at every point of the ball `x`.
@@ -128,7 +133,8 @@ class Oracle:
         head, tail = np.array(high), np.array(low)
         tail[~np.isfinite(head)] = 0.0
         total = head + tail  # Arb rounds towards zero
-        tail = np.where(np.isfinite(total), tail - (total - head), 0.0)
+        with np.errstate(invalid="ignore"):  # where the truth is infinite
+            tail = np.where(np.isfinite(total), tail - (total - head), 0.0)
         return total.reshape(points.shape), tail.reshape(points.shape)
 
     def _settled(self, x: float, bits: int) -> arb:
@@ -340,9 +346,7 @@ def named_constant(text: str, value: Constant) -> Term:
     return Term(text, lambda base: arb_series([value()], prec=base.length), parity="even")
 
 
-def _sum(
-    sign: str, apply: Callable[[Any, Any], Any], left: Term, right: Term
-) -> Term:
+def _sum(sign: str, apply: Callable[[Any, Any], Any], left: Term, right: Term) -> Term:
     if left.number is not None and right.number is not None:
         return constant(apply(left.number, right.number))
     if set(left.poles) & set(right.poles):  # 1/tan(x) - 1/x: the poles may cancel
@@ -352,10 +356,6 @@ def _sum(
     parity = left.parity if left.parity == right.parity else None
     text = f"({left.text} {sign} {right.text})"
     return Term(text, lambda _, a, b: apply(a, b), (left, right), parity)
-
-
-def _is_quotient(term: Term) -> bool:
-    return term.rule is divide_rule or isinstance(term, Quotient)
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,9 +393,7 @@ def _product(left: Term, right: Term) -> Term:
         a, b = right.operands
         return _quotient(left * a, b)
     text = f"{left.text}*{right.text}"
-    return Term(
-        text, lambda _, a, b: a * b, (left, right), _joint(left.parity, right.parity)
-    )
+    return Term(text, lambda _, a, b: a * b, (left, right), _joint(left.parity, right.parity))
 
 
 def _quotient(left: Term, right: Term) -> Term:
@@ -488,6 +486,24 @@ def power(base: Term, exponent: Fraction) -> Term:
     return Term(text, call(f, base).rule, (base,), parity)
 
 
+_LARGEST_POWER = 1000  # an integer power beyond it goes through exp and log
+_LARGEST_CONSTANT = 4096  # bits of a power of constants that is kept as a rational
+
+
+def real_power(base: Term, exponent: Term) -> Term:
+    """A term to the power of a term: exactly by its number where that is rational."""
+    number = exponent.number
+    if number is None or (number.denominator == 1 and abs(number) > _LARGEST_POWER):
+        return call(ELEMENTARY["exp"], exponent * call(ELEMENTARY["log"], base))
+    if number == 0:
+        return constant(1)
+    if base.number is not None and number.denominator == 1:
+        bits = max(base.number.numerator.bit_length(), base.number.denominator.bit_length())
+        if bits * abs(number) < _LARGEST_CONSTANT and (base.number or number > 0):
+            return constant(base.number ** int(number))
+    return power(base, number)
+
+
 def _monomial(x: arb, power: int, n: int) -> list[arb]:
     result, binomial = [], 1
     for k in range(min(n, power + 1)):
@@ -505,20 +521,6 @@ def oracle(term: Term, text: str = "") -> Oracle:
         term.parity,
         tuple(Points(p) for p in candidates(term) if leading_zeros(term.coefficients, p)),
     )
-
-
-def divided(f: Oracle, zero: Zero) -> Oracle:
-    """f(x)/(x - x0)^v for a zero of order v: what a relative error near a zero is made of."""
-    rational = zero.exact
-    point = constant(rational) if rational is not None else named_constant(zero.text, zero.point)
-    numerator = call(f, VARIABLE)
-    denominator = power(VARIABLE - point, Fraction(zero.order))
-    removable = ((zero.point, zero.order),)
-    text = f"{f.text}/(x - {zero.text})**{zero.order}"
-    quotient = Quotient(
-        text, _cancelled(removable), (numerator, denominator), None, None, removable
-    )
-    return Oracle(text, lambda x: quotient.coefficients(x, 1)[0], quotient.coefficients)
 
 
 def _named(name: str, rule: Rule) -> Oracle:

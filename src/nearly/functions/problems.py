@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 from nearly.core import catalogue
-from nearly.core.errors import InputError, MissingDependency, NotProven
+from nearly.core.errors import InputError, NotProven, UnknownName
 from nearly.core.problem import Host, Problem
+from nearly.core.progress import Progress, silent
 from nearly.core.run import Certificate
 from nearly.functions.function import Function
 from nearly.functions.program import Program
+from nearly.functions.reduction import Reduction, reduction
+from nearly.functions.user import Compiled, as_program
 
 ERROR_NAMES = {"relative": "relative error", "absolute": "absolute error", "ulp": "ulp"}
+FORMS = ("c", "numpy", "jax", "stablehlo")
+Standin = Program | Compiled
 
 
 class Approximation(Problem):
@@ -68,3 +74,126 @@ class Approximation(Problem):
 
     def unit(self) -> str:
         return "ops" if self.dtype == "real" else "seconds"
+
+    def tolerance(self, text: str | float) -> float:
+        """A number, or one of ULP as in `1ulp`."""
+        number = str(text).strip().lower()
+        if number.endswith("ulp"):
+            if self.target.error != "ulp":
+                raise InputError(
+                    f"tolerance {text!r} is in ULP, but the error asked for is "
+                    f"{self.error_name}: give --dtype float32 (or another format) and --error ulp"
+                )
+            number = number.removesuffix("ulp")
+        return super().tolerance(number)
+
+    def random(self, method: Any) -> bool:
+        return False
+
+    def dials(self, method: Any) -> Sequence[Any]:
+        if not is_builder(method):
+            return ("as given",)
+        reduced = self._reduction
+        function = reduced.cores[0] if reduced and reduced.cores else self._unreduced
+        listed = getattr(method, "dials", None)
+        return listed(function) if listed else range(1, 13)
+
+    @property
+    def _reduction(self) -> Reduction | None:
+        return reduction(self.target)
+
+    @property
+    def _unreduced(self) -> Function:
+        """The function itself as what builders approximate; its domain has to be finite."""
+        function = self.target
+        if any(math.isinf(float(end)) for end in function.ends):
+            raise InputError(
+                f"no range reduction is known for {function.name} over {' to '.join(function.domain)}"
+                ": give a finite --domain"
+            )
+        return function
+
+    def build(self, method: Any, dial: Any, *, key: Any) -> Host:
+        return Host(self.program(method, dial))
+
+    def program(self, method: Any, dial: Any) -> Standin:
+        """The program a builder makes at a dial: around its cores, where the range is reduced."""
+        if not is_builder(method):
+            return as_program(method, self.target)
+        reduced = self._reduction
+        if reduced is None:
+            return method(self._unreduced, dial)
+        return reduced.wrap(*(method(core, dial) for core in reduced.cores))
+
+    def apply(self, standin: Host, *, key: Any) -> Any:
+        """The program itself: its error is a property of all its values, found in `errors`."""
+        return standin.function
+
+    def errors(self, value: Standin) -> Mapping[str, float]:
+        from nearly.functions.verify import measure
+
+        found = measure(self.target, value)
+        errors = {self.error_name: found.error, "root mean square": found.l2, "at": found.at}
+        if self.dtype == "real" and self.norm == "sup" and math.isfinite(found.error):
+            errors["proven"] = self._proven(value)
+        return errors
+
+    def _proven(self, program: Program) -> float:
+        from nearly.functions.proof import prove
+
+        try:
+            return prove(self.target, program).total
+        except NotProven:
+            return math.nan
+
+    def work(self, standin: Host) -> Mapping[str, float]:
+        program = standin.function
+        if not isinstance(program, Program):
+            return {}  # what a compiled library computes is not known
+        return {name: float(count) for name, count in program.cost._asdict().items()}
+
+    def seconds(self, use: Callable[[], Any], standin: Host) -> Sequence[float]:
+        """Seconds per element of the emitted form; none over the reals."""
+        from nearly.functions.timing import seconds_per_element
+
+        if self.dtype == "real" or not isinstance(standin.function, Program):
+            return ()
+        return seconds_per_element(standin.function, self.to).samples
+
+    def certify(
+        self, standin: Host, tolerance: float, progress: Progress = silent
+    ) -> Certificate | None:
+        from nearly.functions.certify import certify
+
+        return certify(self.target, standin.function, self.to, tolerance, progress)
+
+
+def is_builder(method: Any) -> bool:
+    """Whether a method is `(function, dial) -> Program`, and not itself an approximation."""
+    if hasattr(method, "dials"):
+        return True
+    if not callable(method) or isinstance(method, (Program, Compiled)):
+        return False
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):  # NumPy's own functions tell nothing
+        return False
+    required = [p for p in parameters if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    return len(required) == 2
+
+
+def resolve(text: str) -> Callable[..., Approximation] | None:
+    """The problem that an expression in x, or a callable of the user's, asks for.
+
+    None for a word that names nothing; a malformed expression raises `InputError`.
+    """
+    if not catalogue.is_file_reference(text):
+        from nearly.functions.expressions import parse
+
+        try:
+            parse(text)
+        except UnknownName:
+            if text.isidentifier():
+                return None
+            raise
+    return partial(Approximation, text)

@@ -266,11 +266,23 @@ def _read(text: str | int) -> Constant:
     return Fraction(text)
 
 
+UFUNCS: Mapping[str, str] = {
+    "add": "add",
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "negative": "neg",
+    "absolute": "abs",
+    "fabs": "abs",
+    "sqrt": "sqrt",
+    "rint": "round",
+}
+
+
 class Node:
     """A value inside a program under construction; arithmetic on it appends instructions."""
 
     __slots__ = ("builder", "name")
-    __array_ufunc__ = None  # NumPy scalars must defer to our reflected operators
 
     def __init__(self, builder: Builder, name: str) -> None:
         self.builder, self.name = builder, name
@@ -304,6 +316,27 @@ class Node:
 
     def __abs__(self) -> Node:
         return self.builder.apply("abs", self)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *operands: Any, **options: Any) -> Any:
+        """NumPy's functions on a node (`np.sqrt`, `np.float32(2) * node`) append instructions."""
+        name = UFUNCS.get(ufunc.__name__)
+        plain = all(isinstance(o, Node) or getattr(o, "ndim", 0) == 0 for o in operands)
+        if name is None or method != "__call__" or options or not plain:
+            raise TypeError(f"a program has no instruction for np.{ufunc.__name__} here")
+        return self.builder.apply(name, *operands)
+
+    def __pow__(self, exponent: int) -> Node:
+        """An integer power by repeated squaring; of a negative one the reciprocal, last."""
+        if exponent != int(exponent):
+            raise TypeError(f"a program has no instruction for the power {exponent}")
+        if exponent < 0:
+            return Fraction(1) / self**-exponent
+        if exponent == 0:
+            return self.builder.constant(Fraction(1))
+        if exponent == 1:
+            return self
+        half = self ** (exponent // 2)
+        return half * half * self if exponent % 2 else half * half
 
 
 class Builder:
@@ -341,6 +374,7 @@ class Builder:
         return Node(self, self._constant(value, kind or ("i" if isinstance(value, int) else "r")))
 
     def _constant(self, value: Any, kind: str) -> str:
+        value = value.item() if hasattr(value, "item") else value  # NumPy's scalars
         exact: Constant
         if kind == "i":
             exact = int(value)

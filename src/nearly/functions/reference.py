@@ -19,11 +19,12 @@ from flint import arb, ctx
 from nearly.core.errors import InputError, NotProven
 from nearly.functions.formats import Format
 from nearly.functions.function import Function
+from nearly.functions.oracle import exact, to_fraction
 
 DEGREE = 11
 NODES = np.cos(np.pi * (2 * np.arange(DEGREE + 1) + 1) / (2 * DEGREE + 2))
 PROBES = np.array([-0.97, 0.31])  # where each polynomial is checked against ball arithmetic
-BITS = 128
+BITS = 320  # points near 2^128 are to be told apart
 LIMIT = 1 << 17  # pieces
 
 
@@ -57,7 +58,7 @@ class Reference:
     def at(self, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Truth and its uncertainty at any bit patterns of the domain."""
         piece = np.searchsorted(self.starts, patterns, side="right") - 1
-        x = numbers(self.format, patterns).astype(np.float64)
+        x = widened(numbers(self.format, patterns))
         with np.errstate(invalid="ignore", over="ignore"):
             t = np.where(self.scales[piece] == 0, 0.0, (x - self.centres[piece]))
             t = t * self.scales[piece]
@@ -74,7 +75,20 @@ class Reference:
         )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract"}, boundscheck=False)
+def _polynomial(x, centre, scale, coefficients, out):
+    a, b, c, d = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
+    e, f, g, h = coefficients[4], coefficients[5], coefficients[6], coefficients[7]
+    k, p, q, r = coefficients[8], coefficients[9], coefficients[10], coefficients[11]
+    for j in range(out.size):
+        t = (np.float64(x[j]) - centre) * scale
+        high = ((((a * t + b) * t + c) * t + d) * t + e) * t + f
+        low = ((((g * t + h) * t + k) * t + p) * t + q) * t + r
+        cube = t * t * t
+        out[j] = high * (cube * cube) + low
+
+
+@numba.njit(cache=True, nogil=True)
 def _fill(x, start, starts, stops, centres, scales, coefficients, uncertainty, truth, doubt):
     n = x.size
     piece = np.searchsorted(starts, start, side="right") - 1
@@ -85,17 +99,9 @@ def _fill(x, start, starts, stops, centres, scales, coefficients, uncertainty, t
         if scales[piece] == 0.0:
             truth[i:end] = coefficients[piece, -1]
         else:
-            centre, scale = centres[piece], scales[piece]
-            a, b, c = coefficients[piece, 0], coefficients[piece, 1], coefficients[piece, 2]
-            d, e, f = coefficients[piece, 3], coefficients[piece, 4], coefficients[piece, 5]
-            g, h, k = coefficients[piece, 6], coefficients[piece, 7], coefficients[piece, 8]
-            p, q, r = coefficients[piece, 9], coefficients[piece, 10], coefficients[piece, 11]
-            for j in range(i, end):
-                t = (np.float64(x[j]) - centre) * scale
-                high = ((((a * t + b) * t + c) * t + d) * t + e) * t + f
-                low = ((((g * t + h) * t + k) * t + p) * t + q) * t + r
-                cube = t * t * t
-                truth[j] = high * (cube * cube) + low
+            _polynomial(
+                x[i:end], centres[piece], scales[piece], coefficients[piece], truth[i:end]
+            )
         i = end
         piece += 1
 
@@ -136,6 +142,12 @@ def numbers(format: Format, patterns: np.ndarray) -> np.ndarray:
     return np.asarray(patterns).astype(unsigned).view(format.dtype)
 
 
+def widened(x: np.ndarray) -> np.ndarray:
+    """Numbers of a narrow format as float64; a signalling NaN does not warn."""
+    with np.errstate(invalid="ignore"):
+        return x.astype(np.float64)
+
+
 def pattern(format: Format, x: float) -> int:
     """The bit pattern of a number of the format."""
     return int(np.asarray([x]).astype(format.dtype).view(np.dtype(f"uint{format.bits}"))[0])
@@ -154,8 +166,8 @@ def pattern_ranges(function: Function) -> tuple[tuple[int, int], ...]:
     ranges = []
     if hi >= 0:
         ranges.append((pattern(format, max(lo, 0.0)), pattern(format, hi) + 1))
-    if lo <= 0 and math.copysign(1, lo) <= 0 or lo == 0:
-        ranges.append((half + pattern(format, max(-hi, 0.0)), half + pattern(format, -lo) + 1))
+    if lo <= 0:
+        ranges.append((half + pattern(format, max(-hi, 0.0)), half + pattern(format, abs(lo)) + 1))
     return tuple(ranges)
 
 
@@ -179,6 +191,80 @@ def _inward(format: Format, end: arb, sign: int) -> float:
 def truth_at(function: Function, x: float) -> float:
     """The correctly rounded float64 of f(x); NaN where f is undefined."""
     return float(function.oracle.table(np.array([x]))[0][0])
+
+
+def error_in_ulps(function: Function, x: float, y: float) -> float:
+    """|y - f(x)| over the format's spacing at f(x), by ball arithmetic; for a number y.
+
+    0 where both are NaN, or where the truth rounds to the infinity y; infinite where only one is
+    NaN or an infinity is wrong. An infinity counts as the number after the largest.
+    """
+    format = function.format
+    truth = _settled(function, x)
+    if truth is None:
+        return 0.0 if math.isnan(y) else math.inf
+    if math.isnan(y):
+        return math.inf
+    with ctx.workprec(BITS):
+        largest = arb(float(format.largest))
+        top = arb(2) ** (format.emax - format.precision + 1)
+        if not truth.is_finite() and math.isfinite(y):
+            return math.inf
+        if math.isinf(y):
+            if bool(truth > 0) != (y > 0) or abs(truth) <= largest:
+                return math.inf
+            return float((largest + top - abs(truth)) / top) if abs(truth) < largest + top / 2 else 0.0
+        spacing = format.spacing(to_fraction(truth)) if abs(truth) <= largest else to_fraction(top)
+        return nearest(abs(arb(y) - truth) / exact(spacing))
+
+
+def errors_at(
+    function: Function, high: np.ndarray, low: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """The errors of computed values in the function's measure; truth is `high + low`.
+
+    Two NaNs agree; so do an infinity and a truth that rounds to it. Otherwise an infinity counts
+    as the number after the largest if the truth is past the largest, and is infinitely wrong if not.
+    """
+    format = function.format
+    with np.errstate(all="ignore"):
+        y = values.astype(np.float64)
+        largest = float(format.largest)
+        top = math.ldexp(1.0, format.emax - format.precision + 1)
+        beyond = np.isinf(y) & (np.sign(y) == np.sign(high)) & (np.abs(high) > largest)
+        excess = (np.abs(high) - largest) / top
+        # In float64 the truth past the largest number is infinite, and so is its excess.
+        gap = np.where(excess >= 0.5, 0.0, (1 - excess) * top)
+        difference = np.where(beyond, gap, np.abs((y - high) - low))
+        agree = (np.isnan(y) & np.isnan(high)) | (y == high) & (low == 0)
+        if function.error == "ulp":
+            scale = format.ulps(high)
+        elif function.error == "relative":
+            scale = np.abs(high)
+        else:
+            scale = np.ones_like(high)
+        errors = np.where(agree | (difference == 0), 0.0, difference / scale)
+    return np.where(np.isnan(errors), math.inf, errors)
+
+
+def _settled(function: Function, x: float) -> arb | None:
+    """The truth, None where it is undefined."""
+    special = function.oracle.special.get(x)
+    if special is not None:
+        return None if math.isnan(special) else arb(special)
+    if not math.isfinite(x):
+        value = truth_at(function, x)
+        return None if math.isnan(value) else arb(value)
+    try:
+        return function.oracle.at(arb(x), 100)
+    except NotProven:
+        return None
+
+
+def nearest(ball: arb) -> float:
+    """A ball's midpoint in float64, rounded to nearest: `float` truncates."""
+    truncated = float(ball)
+    return truncated + float(ball - truncated) if math.isfinite(truncated) else truncated
 
 
 @dataclass(frozen=True)
@@ -228,15 +314,13 @@ def _subdivide(function: Function, start: int, stop: int, pieces: list[_Piece]) 
 def _fit(function: Function, start: int, stop: int) -> _Piece | None:
     """A piece that is accurate, or None if it must be halved."""
     format = function.format
-    first, last = numbers(format, np.array([start, stop - 1])).astype(np.float64)
+    first, last = widened(numbers(format, np.array([start, stop - 1])))
     if math.isnan(first):
         return _constant(start, stop, math.nan, 0.0)
     if stop - start == 1 or not math.isfinite(first):
         value = truth_at(function, float(first))
         return _constant(start, stop, value, abs(value) * 2.0**-52 if math.isfinite(value) else 0.0)
     whole = _enclosed(function, arb(first).union(arb(last)))
-    if whole.is_finite() and whole.abs_lower() > arb(2) ** (format.emax + 2):
-        return _constant(start, stop, math.inf if whole > 0 else -math.inf, 0.0)
     negligible = arb(2) ** (format.emin - format.precision - 40)
     if whole.is_finite() and whole.abs_upper() < negligible:
         return _constant(start, stop, 0.0, float(negligible))
@@ -253,35 +337,40 @@ def _enclosed(function: Function, x: arb) -> arb:
 def _interpolated(
     function: Function, start: int, stop: int, first: float, last: float
 ) -> _Piece | None:
+    format = function.format
     centre, half = first + (last - first) / 2, abs(last - first) / 2
     if stop - start == 2:
         return None
-    points = [arb(centre) + arb(half) * arb(t) for t in (*NODES, *PROBES)]
+    points = [arb(centre) + arb(half) * arb(t) for t in (*NODES, *PROBES, -1.0, 1.0)]
     balls = [_enclosed(function, x) for x in points]
     if not any(b.is_finite() for b in balls):
-        ends = [truth_at(function, float(x)) for x in (first, last)]
-        return _constant(start, stop, math.nan, 0.0) if all(map(math.isnan, ends)) else None
+        low, high = (truth_at(function, float(x)) for x in (first, last))
+        same = low == high or (math.isnan(low) and math.isnan(high))
+        return _constant(start, stop, low, 0.0) if same else None
     if not all(b.is_finite() and (b.rel_accuracy_bits() > 60 or b.is_zero()) for b in balls):
         return None
-    values = np.array([float(b) for b in balls])
+    values = np.array([nearest(b) for b in balls])
     size = np.max(np.abs(values))
-    if not np.isfinite(size):
+    huge = math.ldexp(1.0, format.emax + 2)
+    if np.min(values) > huge or np.max(values) < -huge:  # balls about such values contain zero
+        return _constant(start, stop, math.copysign(math.inf, values[0]), 0.0)
+    if not size < 4 * huge:
         return None
     chebyshev = _TO_CHEBYSHEV @ values[: DEGREE + 1].astype(np.longdouble)
     monomial = (_TO_MONOMIAL @ chebyshev)[::-1].astype(np.float64)
-    probed = np.polyval(monomial, PROBES)
-    error = max(np.max(np.abs(chebyshev[-2:])), np.max(np.abs(probed - values[-2:])))
+    probed = np.polyval(monomial, (*PROBES, -1.0, 1.0))
+    error = max(np.max(np.abs(chebyshev[-2:])), np.max(np.abs(probed - values[-4:])))
     uncertainty = size * 2.0**-49
-    finest = function.format.ulps(np.min(np.abs(values)))
+    finest = format.ulps(np.min(np.abs(values)))
     precise = uncertainty <= 2.0**-12 * finest or stop - start <= 1024
-    if error > size * 2.0**-51 or not precise:
+    if error > size * 2.0**-50 or not precise:
         return None
     return _Piece(start, stop, centre, 1 / half, monomial, float(uncertainty))
 
 
 def _chebyshev_transform() -> np.ndarray:
     n = DEGREE + 1
-    angles = np.pi * (2 * np.arange(n, dtype=np.longdouble) + 1) / (2 * n)
+    angles = 4 * np.arctan(np.longdouble(1)) * (2 * np.arange(n, dtype=np.longdouble) + 1) / (2 * n)
     matrix = np.cos(np.arange(n)[:, None] * angles[None, :]) * 2 / n
     matrix[0] /= 2
     return matrix

@@ -22,9 +22,11 @@ from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.target import Piece, Target
 
 PRECISIONS = (192, 384, 768, 1536)
+FLAT = 1e-9  # a peak is found when a step changes its height by less, relatively
 LEVEL = 1e-7  # how nearly the extrema must agree, relatively
 EXCHANGES = 40
-REBALANCINGS = 150
+REBALANCINGS = 80
+NOTHING = 500  # an error below 2 to the minus this is none
 
 
 class _Imprecise(Exception):
@@ -116,7 +118,7 @@ def remez(
     for bits in PRECISIONS:
         with ctx.workprec(bits):
             try:
-                return _levelled(space, *_exchange(space, bits == PRECISIONS[-1]))
+                return _levelled(space, *_exchange(space))
             except _Imprecise:
                 continue
             except _Stuck as reason:
@@ -146,15 +148,26 @@ def _power_above(value: Fraction) -> Fraction:
 # ------------------------------------------------------------------ the exchange
 
 
-def _exchange(space: _Space, last: bool) -> tuple[_Fit, list[Extremum]]:
+def _exchange(space: _Space) -> tuple[_Fit, list[Extremum]]:
+    reason = _Stuck("no start was found")
+    for fit, reference in _starts(space):
+        try:
+            return _levelling(space, fit, reference)
+        except _Stuck as stuck:
+            reason = stuck
+    raise reason
+
+
+def _levelling(
+    space: _Space, fit: _Fit, reference: list[Point]
+) -> tuple[_Fit, list[Extremum]]:
     """Solve on a reference, move it to the extrema of the error, until those are level."""
-    fit, reference = _start(space)
-    density = 6
+    density, excess = 6, 0.0
     for _ in range(EXCHANGES):
         fit = _solve(space, reference, fit)
+        if _is_nothing(fit.level):
+            return fit, [Extremum(point, arb(0)) for point in reference]
         if fit.level.rel_accuracy_bits() < 40:
-            if last and bool(fit.level.abs_upper() < arb(2) ** -500):
-                return fit, [Extremum(point, arb(0)) for point in reference]
             raise _Imprecise
         extrema = _alternating(_extrema(space, fit, reference, density), space.unknowns + 1)
         if len(extrema) <= space.unknowns:
@@ -169,18 +182,25 @@ def _exchange(space: _Space, last: bool) -> tuple[_Fit, list[Extremum]]:
     raise _Stuck(f"the extrema still differ by {excess:.1e} after {EXCHANGES} exchanges")
 
 
-def _start(space: _Space) -> tuple[_Fit, list[Point]]:
+def _is_nothing(error: arb) -> bool:
+    """Whether an error counts as none at all: the function itself is of the form fitted."""
+    return bool(error.abs_upper() < arb(2) ** -NOTHING)
+
+
+def _starts(space: _Space) -> Iterator[tuple[_Fit, list[Point]]]:
     if space.denominator:
-        return _rational_start(space)
-    one = arb_poly([1])
-    points = [_point(space, x) for x in _chebyshev_extrema(space, space.unknowns + 1)]
-    return _Fit(one, one, arb(0)), points
+        yield from _rational_starts(space)
+    else:
+        one = arb_poly([1])
+        yield _Fit(one, one, arb(0)), _chebyshev_reference(space)
 
 
-def _chebyshev_extrema(space: _Space, count: int) -> list[arb]:
+def _chebyshev_reference(space: _Space) -> list[Point]:
     # Not quite to the ends: every power may vanish at one, and the first exchange finds them.
+    count = space.unknowns + 1
     shrunk = 1 - arb(1) / (8 * count * count)
-    return _mapped(space, [-(arb(i) / (count - 1)).cos_pi() * shrunk for i in range(count)])
+    nodes = [-(arb(i) / (count - 1)).cos_pi() * shrunk for i in range(count)]
+    return [_point(space, x) for x in _mapped(space, nodes)]
 
 
 def _chebyshev_zeros(space: _Space, count: int) -> list[arb]:
@@ -226,15 +246,28 @@ def _solve(space: _Space, reference: Sequence[Point], fit: _Fit) -> _Fit:
     variables = [space.variable(point.x) for point in reference]
     if not space.denominator:
         return _newton_step(space, variables, samples, fit)
+    previous = fit
     for _ in range(16):
         previous = fit
         fit = _newton_step(space, variables, samples, previous)
-        change = abs(fit.level - previous.level).mid()
-        if bool(change <= abs(fit.level).mid() * arb(2) ** -44):
+        if _is_nothing(fit.level) or _is_level(variables, samples, fit):
             return fit
         if fit.level.rel_accuracy_bits() < 40:
             raise _Imprecise
+    change = abs(fit.level - previous.level).mid()
+    if bool(change < abs(fit.level).mid() * arb(2) ** -40):
+        raise _Imprecise  # it has converged, and yet the curve is not level
     raise _Stuck("Newton's method does not converge on the reference")
+
+
+def _is_level(variables: Sequence[arb], samples: Sequence[tuple[arb, arb]], fit: _Fit) -> bool:
+    """Whether the error is +E, -E, … on the reference; the level alone converges much sooner."""
+    small = abs(fit.level).mid() * arb(2) ** -32
+    for i, (z, (g, weight)) in enumerate(zip(variables, samples, strict=True)):
+        error = (fit.numerator(z) / fit.denominator(z) - g) * weight
+        if not bool(abs(error - (1 - 2 * (i % 2)) * fit.level.mid()) < small):
+            return False
+    return True
 
 
 def _newton_step(
@@ -371,7 +404,7 @@ def _refine(
     sign: int,
     curve: Callable[[Point], arb],
 ) -> Extremum:
-    """Parabolas through the three highest points so far, within the first three."""
+    """The peak between three points: parabolas, or a golden section where those lead outside."""
     (left, middle, right), piece = (point.x for point in points), points[0].piece
     unit, scale = right - left, heights[1]
     best = middle, heights[1]
@@ -380,17 +413,22 @@ def _refine(
         (float((x - middle) / unit), float((h - scale) / scale))
         for x, h in zip((left, middle, right), heights, strict=True)
     ]
-    low, high = known[0][0], known[2][0]
-    for _ in range(5):
-        known = sorted(known, key=lambda item: item[1])[-3:]
-        t = _vertex(known)
-        if not low < t < high or min(abs(t - other) for other, _ in known) < 1e-7:
-            break
+    for _ in range(12):
+        known.sort()
+        top = max(range(1, len(known) - 1), key=lambda i: known[i][1])
+        (a, _), (b, height_b), (c, _) = around = known[top - 1 : top + 2]
+        t = _vertex(around)
+        if not a < t < c:
+            t = b + 0.38 * max(c - b, a - b, key=abs)
+        if abs(t - b) < 1e-5 * (c - a):
+            t = b + 1e-2 * max(c - b, a - b, key=abs)  # the far end of the bracket has to come near
         x = (middle + unit * t).mid()
         height = curve(Point(x, piece)) * sign
         known.append((t, float((height - scale) / scale)))
         if bool(height > best[1]):
             best = x, height
+        if abs(known[-1][1] - height_b) < FLAT and (c - a) < 0.5:
+            break
     return Extremum(Point(best[0], piece), best[1] * sign)
 
 
@@ -425,8 +463,8 @@ def _alternating(extrema: Sequence[Extremum], count: int) -> list[Extremum]:
 # ------------------------------------------------------------------ rationals
 
 
-def _rational_start(space: _Space) -> tuple[_Fit, list[Point]]:
-    """An interpolant whose error is level enough for Newton's method, and its extrema.
+def _rational_starts(space: _Space) -> Iterator[tuple[_Fit, list[Point]]]:
+    """Interpolants whose error may be level enough for Newton's method, and its extrema.
 
     Chebyshev's nodes serve most smooth functions; for the others the intervals between nodes are
     shrunk where the error is large and stretched where it is small.
@@ -435,34 +473,32 @@ def _rational_start(space: _Space) -> tuple[_Fit, list[Point]]:
     for attempt in range(REBALANCINGS):
         fit = _interpolate(space, nodes)
         heights = _heights(space, fit, nodes)
-        if attempt % 10 == 0 and all(height is not None for height in heights):
-            started = _try_start(space, fit, nodes)
-            if started is not None:
-                return started
+        finite = [height for height in heights if height is not None]
+        if attempt % 8 == 0 and len(finite) == len(heights):
+            if _is_nothing(max(finite)):
+                yield fit, _chebyshev_reference(space)
+            else:
+                yield from _prepared(space, fit, nodes)
         nodes = _rebalanced(space, nodes, heights)
-    raise _Stuck(f"no start was found in {REBALANCINGS} interpolations")
 
 
-def _try_start(
+def _prepared(
     space: _Space, fit: _Fit, nodes: Sequence[arb]
-) -> tuple[_Fit, list[Point]] | None:
-    extrema = _extrema(space, fit, [_point(space, x) for x in nodes], 6)
+) -> Iterator[tuple[_Fit, list[Point]]]:
+    """The interpolant with its extrema as reference and their mean as level, if it has no pole."""
+    try:
+        extrema = _extrema(space, fit, [_point(space, x) for x in nodes], 6)
+    except _Stuck:
+        return
     extrema = _alternating(extrema, space.unknowns + 1)
     if len(extrema) <= space.unknowns:
         raise _Imprecise  # an interpolant's error changes sign at every node
-    sizes = [abs(extremum.error) for extremum in extrema]
-    mean = sum(sizes, arb(0)) / len(sizes)
+    mean = sum((abs(extremum.error) for extremum in extrema), arb(0)) / len(extrema)
     if bool(mean < arb(2) ** (20 - ctx.prec)):
         raise _Imprecise
     sign = 1 if bool(extrema[0].error > 0) else -1
-    fit = _Fit(fit.numerator, fit.denominator, (sign * mean).mid())
     reference = [extremum.point for extremum in extrema]
-    try:
-        fit = _solve(space, reference, fit)
-        _extrema(space, fit, reference, 6)
-    except _Stuck:
-        return None
-    return fit, reference
+    yield _Fit(fit.numerator, fit.denominator, (sign * mean).mid()), reference
 
 
 def _heights(space: _Space, fit: _Fit, nodes: Sequence[arb]) -> list[arb | None]:

@@ -24,7 +24,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,9 @@ _POINTS = 96  # points of the grid per degree of freedom: peaks interpolated to 
 _STRIDE = 12  # one point of the grid in so many makes a coordinate of the lattice
 _BEAM = 3000
 _DESCENTS = 12
+_CLIMBS = 60  # steps of a descent
+_CLOSE = 16  # moves of a step that are looked at closely
+_FINALISTS = 3  # rounded points of each search whose errors are computed anew
 _SPACINGS = 6  # choices of the spacings that are tried
 
 Values = tuple[Fraction, ...]
@@ -252,7 +255,7 @@ def _grid(function: Function, freedom: int) -> _Grid:
     count = _POINTS * (freedom + 1)
     angles = np.arange(count + 1) * (np.pi / (2 * count))
     with ctx.workprec(_BITS):
-        start, width = _ball(low), _ball(high - low)
+        start, width, middle = _ball(low), _ball(high - low), _ball((low + high) / 2)
         # sin^2 keeps the relative precision of points near the lower end, where that end is 0.
         points = [(start + width * arb(math.sin(a)) ** 2).mid() for a in angles]
         points[-1] = _ball(high).mid()
@@ -261,6 +264,10 @@ def _grid(function: Function, freedom: int) -> _Grid:
         for x, a in zip(points, angles, strict=True):
             try:
                 truth = function.oracle.at(x, _BITS - 64)
+                if truth.is_zero():
+                    # A relative error has a limit at a zero: this close, it is that limit.
+                    x = (x + (middle - x) / arb(2) ** 70).mid()
+                    truth = function.oracle.at(x, _BITS - 64)
             except NotProven:
                 continue
             weight = weigh(function, truth)
@@ -281,7 +288,7 @@ def _ulp_weight(function: Function, truth: arb) -> arb:
 
 
 _WEIGHTS: Mapping[str, Callable[[Function, arb], arb]] = {
-    "relative": lambda _, truth: 1 / truth,  # not finite at a zero, whose neighbours speak for it
+    "relative": lambda _, truth: 1 / truth,
     "absolute": lambda _, truth: arb(1),
     "ulp": _ulp_weight,
 }
@@ -357,8 +364,8 @@ def _best(family: _Family, wanted: Values, naive: Values, reach: float) -> Value
             natural = family.spacings(values)
             if natural not in seen and natural not in pending:
                 pending.append(natural)
-        held = [v for v in near if family.holds(v) and v not in found]
-        for values in held[:4]:
+        held = (v for v in near if v not in found and family.holds(v))
+        for values in islice(held, _FINALISTS):
             found[values] = float(family.norms(family.floats(values))[0])
     return min(found, key=lambda v: found[v])
 
@@ -419,12 +426,8 @@ class _Lattice:
             for i in range(count)
         ]
         _, turn = fmpz_mat(rows).lll(transform=True)
-        product = turn * scaled
-        scale = math.ldexp(1.0, -shift) if shift < 1000 else 0.0
-        basis = np.array(
-            [[_scaled(product[i, k], shift) for i in range(count)] for k in range(product.ncols())]
-        )
-        del scale
+        product = np.array([float(v) for v in (turn * scaled).entries()])
+        basis = np.ldexp(product, -shift).reshape(count, -1).T.copy()
         turns = [[int(turn[i, k]) for k in range(count)] for i in range(count)]
         penalty = np.array(turns, dtype=float).T * (error * math.sqrt(len(picked)) / reach)
         return _Lattice(basis, turns, np.array(picked), penalty)
@@ -454,24 +457,39 @@ class _Lattice:
     ) -> tuple[float, np.ndarray]:
         """Go to the best neighbour along one or two reduced vectors as long as that helps."""
         steps = _moves(len(z))
-        changes = steps @ self.basis.T
         here = errors + self.basis @ z
         norm = float(family.norms(here)[0])
-        while True:
-            norms = family.norms(here + changes)
+        for _ in range(_CLIMBS):
+            # The largest error among today's peaks bounds the norm from below: one matrix of
+            # moves by peaks leaves few moves to look at closely.
+            peaks = _peaks(here)
+            bounds = np.abs(here[peaks] + steps @ self.basis[peaks].T).max(axis=1)
+            close = np.argsort(bounds, kind="stable")[:_CLOSE]
+            close = close[bounds[close] < norm]
+            if not len(close):
+                break
+            norms = family.norms(here + steps[close] @ self.basis.T)
             best = int(np.argmin(norms))
             if not norms[best] < norm:
-                return norm, z
-            norm, z, here = float(norms[best]), z + steps[best], here + changes[best]
+                break
+            norm, z = float(norms[best]), z + steps[close[best]]
+            here = errors + self.basis @ z
+        return norm, z
 
     def values(
         self, start: Values, free: Sequence[int], steps: Values, z: np.ndarray
     ) -> Values:
         values = list(start)
-        for amount, turn in zip(z, self.turn, strict=True):
-            for j, step, t in zip(free, steps, turn, strict=True):
-                values[j] += int(amount) * t * step
+        amounts = [int(amount) for amount in z]
+        for k, (j, step) in enumerate(zip(free, steps, strict=True)):
+            values[j] += step * sum(a * t[k] for a, t in zip(amounts, self.turn, strict=True))
         return tuple(values)
+
+
+def _peaks(errors: np.ndarray) -> np.ndarray:
+    size = np.abs(errors)
+    inner = (size[1:-1] >= size[:-2]) & (size[1:-1] >= size[2:])
+    return np.flatnonzero(np.concatenate([[True], inner, [True]]))
 
 
 def _moves(count: int) -> np.ndarray:
@@ -489,7 +507,3 @@ def _moves(count: int) -> np.ndarray:
 
 def _integer(value: arb, shift: int) -> fmpz:
     return (value.mid() * arb(2) ** shift).mid().floor().unique_fmpz()
-
-
-def _scaled(value: fmpz, shift: int) -> float:
-    return math.ldexp(int(value), -shift) if abs(value) < 2**900 else math.inf

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from flint import arb, arb_series, ctx
 
 from nearly.core.errors import InputError
+from nearly.functions.elementary import uncapped
 from nearly.functions.formats import exponent
 from nearly.functions.function import Function
 from nearly.functions.oracle import exact, to_fraction
@@ -50,7 +51,6 @@ class Target:
     - `centre`, `step`: q is a polynomial (or rational) in z^step, z = x - centre.
     - `zeros`: the zeros factored out; the approximant of f is q times their factors.
     - `sample`: (point, piece) -> the pair (g, W) there, at the working precision.
-    - `series`: (centre, length) -> Taylor coefficients of g there.
     """
 
     pieces: tuple[Piece, ...]
@@ -58,7 +58,6 @@ class Target:
     step: int
     zeros: tuple[Zero, ...]
     sample: Callable[[arb, Piece], tuple[arb, arb]]
-    series: Callable[[Fraction, int], list[arb]]
 
     @property
     def interval(self) -> tuple[Fraction, Fraction]:
@@ -81,9 +80,18 @@ def target(function: Function, parity: bool = True, weight: str | None = None) -
 
     Raises `InputError` for a pole, or a zero that no polynomial can follow (that of sqrt at 0).
     """
-    # The rounding of the format plays no part here, so all formats share one analysis and its fits.
+    return _target(canonical(function, weight), parity, weight)
+
+
+@lru_cache(maxsize=256)
+def canonical(function: Function, weight: str | None = None) -> Function:
+    """The function without what plays no part in a fit, so that formats share their fits.
+
+    Raises `InputError` for an infinite domain.
+    """
+    function.interval  # noqa: B018 - a fit needs one that is finite
     dtype = function.dtype if function.error == "ulp" and weight is None else "real"
-    return _target(replace(function, dtype=dtype, norm="sup"), parity, weight)
+    return replace(function, dtype=dtype, norm="sup")
 
 
 @lru_cache(maxsize=256)
@@ -110,8 +118,14 @@ def _target(function: Function, parity: bool, weight: str | None) -> Target:
         g, factor, f = quotient(x)
         return g, measure(x, g, factor, f, piece)
 
-    series = partial(_series, function, zeros)
-    return Target(pieces, centre, step, zeros, sample, series)
+    return Target(pieces, centre, step, zeros, sample)
+
+
+def midpoint(low: Fraction, high: Fraction) -> Fraction:
+    """A number of few digits within an eighth of the middle of an interval."""
+    middle, slack = (low + high) / 2, (high - low) / 8
+    step = Fraction(2) ** exponent(slack)
+    return round(middle / step) * step
 
 
 def symmetry(function: Function) -> tuple[int, int]:
@@ -120,7 +134,9 @@ def symmetry(function: Function) -> tuple[int, int]:
     (1, 0) otherwise. Decided at five points to 200 bits, which no function falsifies by accident.
     """
     low, high = function.interval
-    if low != -high and 0 not in (low, high):
+    # The two ends of a symmetric domain, if irrational, are each rounded.
+    symmetric = abs(low + high) <= (high - low) / 2**280
+    if not symmetric and 0 not in (low, high):
         return 1, 0
     with ctx.workprec(ANALYSIS_BITS):
         radius = exact(max(abs(low), abs(high)))
@@ -203,7 +219,7 @@ def _order(function: Function, x: Fraction, scale: arb) -> int:
             f"{function.name} has a pole or jumps at x = {float(x):.6g}: "
             "choose a domain without that point"
         )
-    coefficients = taylor_coefficients(function, x, 8)
+    coefficients = function.oracle.taylor(exact(x), 8)
     for order, coefficient in enumerate(coefficients):
         if not coefficient.is_finite():
             break
@@ -213,21 +229,6 @@ def _order(function: Function, x: Fraction, scale: arb) -> int:
         f"{function.name} vanishes at x = {float(x):.6g} unlike any polynomial, so a relative "
         "error is at least 1 there: use the absolute error or a domain without that point"
     )
-
-
-def taylor_coefficients(function: Function, centre: Fraction, length: int) -> list[arb]:
-    """The first `length` Taylor coefficients of the function, at the working precision."""
-    cap = ctx.cap
-    ctx.cap = max(cap, length)
-    try:
-        series = function.oracle.series(arb_series([exact(centre), 1], prec=length))
-        coefficients = [series[k] for k in range(length)]
-        known = series.prec
-    finally:
-        ctx.cap = cap
-    if known < length:
-        raise InputError(f"the series of {function.name} ends after {known} of {length} terms")
-    return coefficients
 
 
 def _binades(function: Function, values: list[tuple[Fraction, arb]]) -> tuple[Piece, ...]:
@@ -264,17 +265,20 @@ def factors(zeros: tuple[Zero, ...], x: arb) -> arb:
 def _local(function: Function, zeros: tuple[Zero, ...], zero: Zero) -> tuple[arb, ...]:
     """Taylor coefficients of g at a zero of f, where f/D is 0/0."""
     with ctx.workprec(2 * ANALYSIS_BITS):
-        return tuple(_series(function, zeros, zero.at, 16))
+        return tuple(series_without(function, zeros, zero.at, 16))
 
 
-def _series(
+def series_without(
     function: Function, zeros: tuple[Zero, ...], centre: Fraction, length: int
 ) -> list[arb]:
+    """Taylor coefficients at `centre` of the function divided by the factors of its zeros."""
     order = next((zero.order for zero in zeros if zero.at == centre), 0)
-    coefficients = taylor_coefficients(function, centre, length + order)[order:]
-    cap = ctx.cap
-    ctx.cap = max(cap, length)
-    try:
+    coefficients = function.oracle.taylor(exact(centre), length + order)[order:]
+    if not all(c.is_finite() for c in coefficients):
+        raise InputError(
+            f"{function.name} has no Taylor series at {float(centre):.6g}: choose another centre"
+        )
+    with uncapped():
         series = arb_series(coefficients, prec=length)
         for zero in zeros:
             if zero.at != centre:
@@ -282,8 +286,6 @@ def _series(
                 for _ in range(zero.order):
                     series = series / factor
         return [series[k] for k in range(length)]
-    finally:
-        ctx.cap = cap
 
 
 def _quotient(

@@ -1,0 +1,105 @@
+"""exp2, exp, exp10 over a whole format.
+
+With base B and k = the integer nearest to x log2(B), r = x - k log_B(2):
+
+    B^x = 2^k B^r,   B^r = 1 + (lead r + r g(r)),   g(r) = (B^r - 1)/r - lead,
+
+where `lead` is a power of two, so that `lead r` is exact and `r g` is small: what is rounded at the
+size of the result is the last sum alone, and what precedes it costs a quarter of an ULP. (A Horner
+scheme for B^r rounds its last product and the sum before it at the same size: 1.02 ULP without fma
+however high the degree.) Registers wider than the format need none of this: their core is B^r.
+
+Exact steps: -k (see `nearest_integer`); r for exp2, since x and k are multiples of ulp(x) and the
+difference is at most 1/2 >= |x|'s own binade allows; k*L1 for the others, L1 being log_B(2) in
+p - bits(k) bits; x - k*L1 (a multiple of ulp(x) or of L1's last place, below 1); lead*r.
+Rounded: k*L2 and r, at 2^-p |r| each.
+
+2^k is added to the exponent's bits: no product that could overflow on the way. A result below the
+smallest normal number is scaled by 2^unit instead, rounded to an integer by adding 2^(p-1), and
+that integer is its bits: so it is rounded once, also where arithmetic flushes subnormal numbers.
+Overflow, infinity and NaN all are x * 2^(emax). Not usual: no branch, no table, no double.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+from nearly.functions.function import Function
+from nearly.functions.program import Builder, Node, Program
+from nearly.functions.reduction.layout import Layout, layout, nearest_integer, real, short
+from nearly.functions.reduction.scheme import Reduction
+
+
+class Base(NamedTuple):
+    """A base: the reduced domain's end, the exact leading coefficient, log2 of the base."""
+
+    half: str
+    lead: Fraction
+    binary: str
+
+
+BASES = {
+    "exp2": Base("1/2", Fraction(1, 2), "1"),
+    "exp": Base("0.3466", Fraction(1), "1/log(2)"),
+    "exp10": Base("0.15053", Fraction(2), "log(10)/log(2)"),
+}
+
+
+def exponential(function: Function) -> Reduction:
+    """The reduction of exp2, exp or exp10."""
+    place, base = layout(function), BASES[function.name]
+    reduced = (f"-{base.half}", base.half)
+    if place.is_wide:
+        core = Function(function.name, reduced, function.dtype, "relative")
+    else:
+        tail = f"({function.name}(x)-1)/x-{base.lead}"
+        core = Function(tail, reduced, function.dtype, "absolute")
+
+    def wrap(program: Program) -> Program:
+        b = Builder(function.dtype)
+        return b.program(_power(b, place, base, program))
+
+    return Reduction(function, (core,), wrap)
+
+
+def _power(b: Builder, place: Layout, base: Base, core: Program) -> Node:
+    rate = real(base.binary)
+    # Below `lowest` the result is 0: held there, the integer k stays in range.
+    underflows = place.reaches(place.register.emin / rate)
+    least = -place.unit - 2 if place.has_subnormals else place.register.emin
+    lowest = b.constant(place.register.round(least / rate))
+    x = b.select(b.lt(b.x, lowest), lowest, b.x) if underflows else b.x
+    shifted, minus_k = nearest_integer(b, place, x, rate)
+    r = reduced_argument(b, place, x, minus_k, rate)
+    value = b.inline(core, r) if place.is_wide else b.add(1, tail_sum(b, base.lead, r, core))
+    scaled = b.iadd(b.bits(value), b.ishl(b.bits(shifted), place.mantissa))
+    if underflows and place.has_subnormals:
+        scaled = b.select(b.lt(scaled, place.hidden), _subnormal(b, place, scaled), scaled)
+    result = b.from_bits(scaled)
+    overflow = (place.register.emax + 1) / rate
+    if not place.reaches(overflow):
+        return result
+    fits = b.lt(b.x, place.at_least(overflow))
+    return b.select(fits, result, b.mul(b.x, Fraction(2) ** place.register.emax))
+
+
+def reduced_argument(b: Builder, place: Layout, x: Node, minus_k: Node, rate: Fraction) -> Node:
+    """r = x - k/rate: exact for rate 1, else with 1/rate in two parts."""
+    if rate == 1:
+        return b.add(x, minus_k)
+    step = 1 / rate
+    head = short(step, place.precision - (place.unit + 1).bit_length())
+    return b.fma(minus_k, step - head, b.fma(minus_k, head, x))
+
+
+def tail_sum(b: Builder, lead: Fraction, r: Node, core: Program) -> Node:
+    """B^r - 1 = lead*r + r*g(r)."""
+    return b.fma(r, b.inline(core, r), r if lead == 1 else b.mul(r, lead))
+
+
+def _subnormal(b: Builder, place: Layout, scaled: Node) -> Node:
+    """The bits of a number whose exponent has run below the lowest one."""
+    integer = place.hidden  # 2^mantissa: its ulp is 1
+    lifted = b.from_bits(b.iadd(scaled, place.unit << place.mantissa))
+    return b.isub(b.bits(b.add(lifted, integer)), place.bits(Fraction(integer)))

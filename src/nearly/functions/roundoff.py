@@ -1,0 +1,652 @@
+"""Proven bounds on what rounding does to a program, on many small intervals at once.
+
+On an interval on which every integer, comparison and exponent of the program is decided, the
+program is a composition of smooth real operations, each followed by a rounding. With G_i the value
+that results when the first i instructions round and the others do not, the error is the telescoping
+sum of G_i - G_(i-1), and by the mean value theorem each term is the rounding of instruction i times
+a derivative of the result, taken somewhere in an enclosure of all values that can occur. So one
+interval pass forwards and one backwards (automatic differentiation) give a rigorous bound with no
+second-order term left out, and correlations (y*y, x + d/x) are not lost as in a running error bound.
+
+An operation is exact, and then adds nothing, if its result fits the format on the grid that its
+operands are multiples of: that one rule covers powers of two, Sterbenz' subtraction and
+Cody-Waite's products. Intervals are arrays, rounded outwards by one float64 step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from nearly.functions.formats import Format
+from nearly.functions.program import Builder, Constant, Instruction, Node, Program
+
+Array = np.ndarray
+_INF = np.inf
+
+
+@dataclass
+class Reals:
+    """Enclosures [lo, hi] of a register, of which every computed value is a multiple of 2^grid.
+
+    `product` is the grid if the product that made this register is contracted into a sum.
+    """
+
+    lo: Array
+    hi: Array
+    grid: Array
+    product: Array
+
+
+@dataclass
+class Integers:
+    """Enclosures of an integer register."""
+
+    lo: Array
+    hi: Array
+
+
+@dataclass
+class Truths:
+    """Which outcomes of a comparison are possible."""
+
+    may: Array
+    may_not: Array
+
+
+@dataclass
+class Analysis:
+    """What is known of a program on intervals of its variable.
+
+    **Arguments:**
+
+    - `rounding`: bound on |computed - exact arithmetic|, before rounding to a 16-bit storage.
+    - `lo`, `hi`: enclosure of all values the result can take.
+    - `undecided`: the instruction whose outcome differs within the interval, or -1.
+    - `outcomes`: how many outcomes it has there, at most.
+    - `choices`: (intervals, decisions): the outcome of every decision; equal rows are one program.
+    """
+
+    rounding: Array
+    lo: Array
+    hi: Array
+    undecided: Array
+    low_outcome: Array
+    high_outcome: Array
+    choices: Array
+
+
+Forced = Mapping[int, tuple[Array, Array]]
+
+
+def analyse(
+    program: Program, storage: Format, lo: Array, hi: Array, forced: Forced, contracted: bool
+) -> Analysis:
+    """Bound the rounding error of a machine program on the intervals [lo, hi] of its numbers.
+
+    **Arguments:**
+
+    - `storage`: the format of the variable.
+    - `forced`: instruction -> (lowest, highest) outcome allowed on each interval.
+    - `contracted`: whether a product may be contracted into the sum that it feeds, or not: the
+      bound then holds for both.
+    """
+    with np.errstate(all="ignore"):
+        forward = _Forward(program, storage, lo, hi, forced, contracted)
+        forward.run()
+        return forward.result()
+
+
+@dataclass
+class _Forward:
+    program: Program
+    storage: Format
+    lo: Array
+    hi: Array
+    forced: Forced
+    contracted: bool
+    values: dict[str, Any] = field(default_factory=dict)
+    deltas: dict[int, Array] = field(default_factory=dict)
+    decisions: list[Array] = field(default_factory=list)
+    slopes: dict[int, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        self.format = self.storage.computing
+        n = self.lo.size
+        self.undecided = np.full(n, -1)
+        self.low_outcome, self.high_outcome = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        smallest = _smallest(self.lo, self.hi)
+        grid = np.where(smallest == 0, self.storage.emin, _exponent(smallest))
+        grid = np.maximum(grid, self.storage.emin) - self.storage.precision + 1.0
+        self.values["x"] = Reals(self.lo, self.hi, grid, grid)
+        for name, value in self.program.constants.items():
+            self.values[name] = self._constant(value)
+        for i, instruction in enumerate(self.program.instructions):
+            self.index = i
+            operation, *operands = instruction
+            if operation == "lookup":
+                box = self._lookup(self.program.tables[operands[0]], self.values[operands[1]])
+            else:
+                box = getattr(self, f"_{operation}")(*(self.values[o] for o in operands))
+            self.values[f"t{i}"] = box
+
+    def _constant(self, value: Constant) -> Reals | Integers:
+        n = self.lo.size
+        if isinstance(value, int):
+            half = 1 << (self.format.bits - 1)
+            value = (value + half) % (2 * half) - half
+            return Integers(np.full(n, value), np.full(n, value))
+        number = float(value)
+        grid = np.full(n, _trailing(Fraction(value)) if np.isfinite(number) else _INF)
+        point = np.full(n, number)
+        return Reals(point, point, grid, grid)
+
+    # ------------------------------------------------------------------------------- decisions
+
+    def _decide(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Restrict an integer outcome to what is forced; note where it stays open."""
+        if self.index in self.forced:
+            least, most = self.forced[self.index]
+            low, high = np.maximum(low, least), np.minimum(high, most)
+        opened = (low != high) & (self.undecided < 0)
+        self.undecided[opened] = self.index
+        self.low_outcome[opened], self.high_outcome[opened] = low[opened], high[opened]
+        self.decisions.append(low)
+        return low, high
+
+    def _open(self, where: Array) -> None:
+        """Intervals on which nothing can be said, and only smaller ones help."""
+        opened = where & (self.undecided < 0)
+        self.undecided[opened] = self.index
+        self.low_outcome[opened], self.high_outcome[opened] = 0, 1 << 40
+
+    # ---------------------------------------------------------------------------------- reals
+
+    def _rounded(self, lo: Array, hi: Array, grid: Array, product: bool = False) -> Reals:
+        """A register from the enclosure of the exact result, not yet rounded outwards."""
+        form = self.format
+        least, digits = form.emin - form.precision + 1, form.precision
+        size = np.maximum(np.abs(lo), np.abs(hi))
+        # A float64 rounding of the end is below the power of two only if the end itself is.
+        exact = (size < np.ldexp(1.0, _clipped(grid + digits))) & (grid >= least)
+        exact |= (lo == 0) & (hi == 0)
+        raw = lo, hi
+        lo, hi = np.nextafter(lo, -_INF), np.nextafter(hi, _INF)
+        spacing = _spacing(form, np.maximum(np.abs(lo), np.abs(hi)))
+        delta = np.where(exact, 0.0, spacing / 2)
+        lo, hi = np.nextafter(lo - delta, -_INF), np.nextafter(hi + delta, _INF)
+        lo, hi = self._overflowed(raw, lo, hi)
+        self.deltas[self.index] = delta
+        own = np.maximum(_exponent(_smallest(lo, hi)), form.emin) - digits + 1.0
+        rounded = np.where(exact, grid, np.maximum(grid, own))
+        return Reals(lo, hi, rounded, grid if product else rounded)
+
+    def _overflowed(self, raw: tuple[Array, Array], lo: Array, hi: Array) -> tuple[Array, Array]:
+        """An infinity where the result surely rounds to one, a finite number where it does not."""
+        form = self.format
+        largest = float(form.largest)
+        # What is half way to the number after the largest; float64 says so itself by overflowing.
+        edge = largest + np.ldexp(1.0, form.emax - form.precision) if form.bits < 64 else largest
+        sure_up, sure_down = raw[0] > edge, raw[1] < -edge
+        may = (raw[1] >= edge) | (raw[0] <= -edge) if form.bits < 64 else np.isinf(raw).any(0)
+        self._open((may & ~sure_up & ~sure_down) | np.isnan(raw).any(0))
+        low = np.where(sure_up, _INF, np.where(sure_down, -_INF, np.maximum(lo, -largest)))
+        high = np.where(sure_up, _INF, np.where(sure_down, -_INF, np.minimum(hi, largest)))
+        return low, high
+
+    def _summand(self, a: Reals) -> Array:
+        return np.minimum(a.grid, a.product) if self.contracted else a.grid
+
+    def _add(self, a: Reals, b: Reals) -> Reals:
+        grid = np.minimum(self._summand(a), self._summand(b))
+        self.slopes[self.index] = (_ONE, _ONE)
+        return self._rounded(a.lo + b.lo, a.hi + b.hi, grid)
+
+    def _sub(self, a: Reals, b: Reals) -> Reals:
+        grid = np.minimum(self._summand(a), self._summand(b))
+        self.slopes[self.index] = (_ONE, (-1.0, -1.0))
+        return self._rounded(a.lo - b.hi, a.hi - b.lo, grid)
+
+    def _mul(self, a: Reals, b: Reals) -> Reals:
+        self.slopes[self.index] = ((b.lo, b.hi), (a.lo, a.hi))
+        self._open(_indefinite(a, b))
+        lo, hi = _square(a) if a is b else _times((a.lo, a.hi), (b.lo, b.hi))
+        return self._rounded(lo, hi, a.grid + b.grid, product=True)
+
+    def _fma(self, a: Reals, b: Reals, c: Reals) -> Reals:
+        self._open(_indefinite(a, b))
+        lo, hi = _square(a) if a is b else _times((a.lo, a.hi), (b.lo, b.hi))
+        lo, hi = np.nextafter(lo, -_INF), np.nextafter(hi, _INF)
+        self.slopes[self.index] = ((b.lo, b.hi), (a.lo, a.hi), _ONE)
+        return self._rounded(lo + c.lo, hi + c.hi, np.minimum(a.grid + b.grid, c.grid))
+
+    def _div(self, a: Reals, b: Reals) -> Reals:
+        self._open((b.lo <= 0) & (b.hi >= 0))
+        inverse = np.nextafter(1 / b.hi, -_INF), np.nextafter(1 / b.lo, _INF)
+        ends = np.stack([a.lo / b.lo, a.lo / b.hi, a.hi / b.lo, a.hi / b.hi])
+        lo, hi = ends.min(0), ends.max(0)
+        slope = _times(_negated((lo, hi)), inverse)
+        self.slopes[self.index] = (inverse, _widened(slope))
+        power = (b.lo == b.hi) & (np.frexp(b.lo)[0] == 0.5)
+        grid = np.where(power, a.grid - _exponent(b.lo), -_INF)
+        return self._rounded(lo, hi, grid)
+
+    def _sqrt(self, a: Reals) -> Reals:
+        self._open(a.lo <= 0)
+        lo, hi = np.sqrt(a.lo), np.sqrt(a.hi)
+        self.slopes[self.index] = (_widened((0.5 / hi, 0.5 / lo)),)
+        return self._rounded(lo, hi, np.full(lo.shape, -_INF))
+
+    def _neg(self, a: Reals) -> Reals:
+        self.slopes[self.index] = ((-1.0, -1.0),)
+        return Reals(-a.hi, -a.lo, a.grid, a.product)
+
+    def _abs(self, a: Reals) -> Reals:
+        below = a.lo < 0
+        low, _ = self._decide((below & (a.hi <= 0)).astype(np.int64), below.astype(np.int64))
+        negative = low == 1
+        sign = np.where(negative, -1.0, 1.0)
+        self.slopes[self.index] = ((sign, sign),)
+        lo, hi = np.where(negative, -a.hi, a.lo), np.where(negative, -a.lo, a.hi)
+        return Reals(np.maximum(lo, 0), np.maximum(hi, 0), a.grid, a.grid)
+
+    def _round(self, a: Reals) -> Reals:
+        low, high = self._decide(_integer(np.rint(a.lo)), _integer(np.rint(a.hi)))
+        self._open(~(np.maximum(np.abs(a.lo), np.abs(a.hi)) < 2.0**52))
+        self.slopes[self.index] = (_ZERO,)
+        return self._whole(low, high)
+
+    def _whole(self, low: Array, high: Array) -> Reals:
+        grid = np.where(low == high, _trailing_zeros(low), 0.0)
+        return Reals(low.astype(float), high.astype(float), grid, grid)
+
+    def _to_int(self, a: Reals) -> Integers:
+        low, high = self._decide(_integer(np.trunc(a.lo)), _integer(np.trunc(a.hi)))
+        limit = 2.0 ** (self.format.bits - 1)
+        self._open(~(np.maximum(np.abs(a.lo), np.abs(a.hi)) < limit))
+        self.slopes[self.index] = (_ZERO,)
+        return Integers(low, high)
+
+    def _to_float(self, a: Integers) -> Reals:
+        self.slopes[self.index] = (_ONE,)
+        whole = self._whole(a.lo, a.hi)
+        fits = np.maximum(np.abs(a.lo), np.abs(a.hi)) <= 2**self.format.precision
+        rounded = self._rounded(whole.lo, whole.hi, whole.grid)
+        self.deltas[self.index] = np.where(fits, 0.0, self.deltas[self.index])
+        return Reals(
+            np.where(fits, whole.lo, rounded.lo),
+            np.where(fits, whole.hi, rounded.hi),
+            np.where(fits, whole.grid, rounded.grid),
+            np.where(fits, whole.grid, rounded.grid),
+        )
+
+    # -------------------------------------------------------------------------------- integers
+
+    def _bits(self, a: Reals) -> Integers:
+        form = self.format
+        low, high = np.sort(np.stack([self._field(a.lo), self._field(a.hi)]), axis=0)
+        low, _ = self._decide(low, high)
+        self._open((a.lo < 0) & (a.hi >= 0))
+        negative, exponent = low < 0, np.maximum(np.abs(low) - 1, 1) + form.emin - 1
+        step = np.ldexp(1.0, exponent - form.precision + 1)
+        slope = np.where(negative, -1.0, 1.0) / step
+        self.slopes[self.index] = ((slope, slope),)
+        edge = np.ldexp(1.0, exponent)
+        below = np.where(np.abs(low) == 1, 0.0, edge)
+        small = np.maximum(_smallest(a.lo, a.hi), below)
+        large = np.minimum(np.maximum(np.abs(a.lo), np.abs(a.hi)), 2 * edge - step)
+        first = self._pattern(small, np.abs(low) - 1, step, np.floor)
+        last = self._pattern(large, np.abs(low) - 1, step, np.ceil)
+        top = np.int64(-(2 ** (form.bits - 1)))
+        return Integers(np.where(negative, top + first, first), np.where(negative, top + last, last))
+
+    def _field(self, v: Array) -> Array:
+        """1 + the exponent field, negative for negative numbers."""
+        form = self.format
+        exponent = np.where(v == 0, form.emin - 1.0, _exponent(np.abs(v)))
+        field = np.clip(exponent - form.emin + 1, 0, form.emax - form.emin + 2) + 1
+        return np.where(v < 0, -field, field).astype(np.int64)
+
+    def _pattern(self, size: Array, field: Array, step: Array, to: Callable[..., Array]) -> Array:
+        hidden = np.int64(1) << (self.format.precision - 1)
+        steps = to(size / step).astype(np.int64)
+        return np.where(field == 0, steps, steps + (field - 1) * hidden)
+
+    def _from_bits(self, a: Integers) -> Reals:
+        form = self.format
+        shift = form.precision - 1
+        negative = a.lo < 0
+        top = np.int64(-(2 ** (form.bits - 1)))
+        low, high = (np.where(negative, b - top, b) for b in (a.lo, a.hi))
+        first, _ = self._decide(low >> shift, high >> shift)
+        self._open((a.lo < 0) & (a.hi >= 0) | (first > form.emax - form.emin + 1))
+        self.decisions.append(negative.astype(np.int64))
+        step = np.ldexp(1.0, np.maximum(first, 1) + form.emin - 1 - shift)
+        hidden = np.int64(1) << shift
+        offset = np.where(first == 0, 0, (1 - first) * hidden)
+        small, large = (low + offset) * step, (high + offset) * step
+        sign = np.where(negative, -1.0, 1.0)
+        self.slopes[self.index] = ((sign * step, sign * step),)
+        lo, hi = np.where(negative, -large, small), np.where(negative, -small, large)
+        grid = np.maximum(first, 1) + form.emin - 1.0 - shift
+        same = np.where(low == high, grid + _trailing_zeros(low + offset), grid)
+        return Reals(lo, hi, same, same)
+
+    def _wrapped(self, low: Array, high: Array) -> Integers:
+        if self.format.bits == 32:
+            turns = (low + 2**31) >> 32
+            low, high = low - (turns << 32), high - (turns << 32)
+            self._open(high >= 2**31)
+            self.decisions.append(turns)
+        self._open(low > high)
+        return Integers(low, high)
+
+    def _iadd(self, a: Integers, b: Integers) -> Integers:
+        self.slopes[self.index] = (_ONE, _ONE)
+        return self._wrapped(a.lo + b.lo, a.hi + b.hi)
+
+    def _isub(self, a: Integers, b: Integers) -> Integers:
+        self.slopes[self.index] = (_ONE, (-1.0, -1.0))
+        return self._wrapped(a.lo - b.hi, a.hi - b.lo)
+
+    def _ishl(self, a: Integers, b: Integers) -> Integers:
+        self._open(b.lo != b.hi)
+        factor = np.ldexp(1.0, b.lo)
+        self.slopes[self.index] = ((factor, factor), _ZERO)
+        return self._wrapped(a.lo << b.lo, a.hi << b.lo)
+
+    def _ishr(self, a: Integers, b: Integers) -> Integers:
+        self._open(b.lo != b.hi)
+        self.slopes[self.index] = (_ZERO, _ZERO)
+        return Integers(*self._decide(a.lo >> b.lo, a.hi >> b.lo))
+
+    def _iand(self, a: Integers, b: Integers) -> Integers:
+        """A mask of low bits keeps what is above them constant; one of high bits is that constant.
+
+        The mask is the operand that is a single number.
+        """
+        swap = bool(np.all(a.lo == a.hi)) and not bool(np.all(b.lo == b.hi))
+        value, mask = (b, a) if swap else (a, b)
+        m = mask.lo
+        low_bits, high_bits = (m & (m + 1)) == 0, (~m & (~m + 1)) == 0
+        simple = low_bits | high_bits
+        keep = np.where(low_bits, m, ~m)  # the bits below the split
+        point = value.lo == value.hi
+        self._open((mask.lo != mask.hi) | (~simple & ~point))
+        base, top = (np.where(simple, end & ~keep, end & m) for end in (value.lo, value.hi))
+        base, _ = self._decide(base, top)
+        one = np.where(low_bits, 1.0, 0.0)
+        self.slopes[self.index] = (_ZERO, (one, one)) if swap else ((one, one), _ZERO)
+        return Integers(
+            np.where(low_bits, value.lo - base, base), np.where(low_bits, value.hi - base, base)
+        )
+
+    # --------------------------------------------------------------------------- choosing
+
+    def _outcome(self, may: Array, may_not: Array) -> Truths:
+        low, high = self._decide((~may_not).astype(np.int64), may.astype(np.int64))
+        self.slopes[self.index] = (_ZERO, _ZERO)
+        return Truths(high == 1, low == 0)
+
+    def _lt(self, a: Any, b: Any) -> Truths:
+        return self._outcome(a.lo < b.hi, a.hi >= b.lo)
+
+    def _le(self, a: Any, b: Any) -> Truths:
+        return self._outcome(a.lo <= b.hi, a.hi > b.lo)
+
+    def _eq(self, a: Any, b: Any) -> Truths:
+        may = (a.lo <= b.hi) & (b.lo <= a.hi)
+        sure = (a.lo == a.hi) & (b.lo == b.hi) & may
+        return self._outcome(may, ~sure)
+
+    def _select(self, condition: Truths, a: Any, b: Any) -> Any:
+        yes = condition.may
+        one, zero = yes.astype(float), (~yes).astype(float)
+        self.slopes[self.index] = (_ZERO, (one, one), (zero, zero))
+        if isinstance(a, Integers):
+            return Integers(np.where(yes, a.lo, b.lo), np.where(yes, a.hi, b.hi))
+        grid = np.where(yes, a.grid, b.grid)
+        return Reals(np.where(yes, a.lo, b.lo), np.where(yes, a.hi, b.hi), grid, grid)
+
+    def _lookup(self, table: tuple[Fraction, ...], index: Integers) -> Reals:
+        low, high = self._decide(index.lo, index.hi)
+        self._open((low < 0) | (high >= len(table)))
+        entry = np.clip(low, 0, len(table) - 1)
+        value = np.array([float(v) for v in table])[entry]
+        grid = np.array([float(_trailing(v)) for v in table])[entry]
+        self.slopes[self.index] = (_ZERO, _ZERO)
+        return Reals(value, value, grid, grid)
+
+    # ------------------------------------------------------------------------------ backwards
+
+    def result(self) -> Analysis:
+        n = self.lo.size
+        last = len(self.program.instructions) - 1
+        adjoints: dict[str, Any] = {f"t{last}": (np.ones(n), np.ones(n))}
+        rounding = np.zeros(n)
+        for i in range(last, -1, -1):
+            adjoint = adjoints.pop(f"t{i}", None)
+            if adjoint is None:
+                continue
+            if i in self.deltas:
+                size = np.maximum(np.abs(adjoint[0]), np.abs(adjoint[1]))
+                term = size * self.deltas[i]
+                rounding = rounding + np.where(self.deltas[i] == 0, 0.0, term)
+            operands = self.program.instructions[i][1:]
+            for operand, slope in zip(operands, self.slopes[i], strict=True):
+                if operand.startswith("t") and slope is not _ZERO:
+                    term = _widened(_times(adjoint, slope))
+                    known = adjoints.get(operand)
+                    adjoints[operand] = term if known is None else _sum(known, term)
+        result = self.values[f"t{last}"]
+        finite = np.isfinite(result.lo) & np.isfinite(result.hi)
+        rounding = np.where(finite, rounding * (1 + 1e-12), 0.0)
+        choices = np.stack([np.broadcast_to(d, n) for d in self.decisions], 1) if (
+            self.decisions
+        ) else np.zeros((n, 0), np.int64)
+        bad = (self.undecided < 0) & ~np.isfinite(rounding)
+        self.undecided[bad] = last
+        self.high_outcome[bad] = 1 << 40
+        return Analysis(
+            rounding, result.lo, result.hi, self.undecided, self.low_outcome, self.high_outcome,
+            choices,
+        )  # fmt: skip
+
+
+_ONE = (1.0, 1.0)
+_ZERO = (0.0, 0.0)
+
+
+def _times(a: Any, b: Any) -> tuple[Array, Array]:
+    products = [a[0] * b[0], a[0] * b[1], a[1] * b[0], a[1] * b[1]]
+    # 0 * inf is 0 here: the infinite end is a bound, never a value.
+    products = [np.where(np.isnan(p), 0.0, p) for p in products]
+    return np.minimum.reduce(products), np.maximum.reduce(products)
+
+
+def _indefinite(a: Reals, b: Reals) -> Array:
+    """Where a product of zero and infinity is possible."""
+    infinite, null = (
+        (np.isinf(v.lo) | np.isinf(v.hi) for v in (a, b)),
+        ((v.lo <= 0) & (v.hi >= 0) for v in (b, a)),
+    )
+    return np.logical_or.reduce([i & z for i, z in zip(infinite, null, strict=True)])
+
+
+def _square(a: Reals) -> tuple[Array, Array]:
+    small, large = _smallest(a.lo, a.hi), np.maximum(np.abs(a.lo), np.abs(a.hi))
+    return small * small, large * large
+
+
+def _negated(a: Any) -> tuple[Array, Array]:
+    return -a[1], -a[0]
+
+
+def _widened(a: tuple[Array, Array]) -> tuple[Array, Array]:
+    return np.nextafter(a[0], -_INF), np.nextafter(a[1], _INF)
+
+
+def _sum(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    return _widened((a[0] + b[0], a[1] + b[1]))
+
+
+def _smallest(lo: Array, hi: Array) -> Array:
+    """The smallest magnitude in [lo, hi]."""
+    return np.where((lo <= 0) & (hi >= 0), 0.0, np.minimum(np.abs(lo), np.abs(hi)))
+
+
+def _exponent(v: Array) -> Array:
+    """floor(log2 |v|); very low at 0."""
+    return np.where(v == 0, -5000.0, np.frexp(v)[1] - 1.0)
+
+
+def _clipped(exponent: Array) -> Array:
+    return np.clip(np.nan_to_num(exponent, nan=-2000.0), -2000, 2000).astype(np.int64)
+
+
+def _spacing(form: Format, size: Array) -> Array:
+    exponent = np.clip(_exponent(size), form.emin, form.emax)
+    return np.ldexp(1.0, (exponent - form.precision + 1).astype(np.int64))
+
+
+def _integer(v: Array) -> Array:
+    return np.clip(np.nan_to_num(v), -(2.0**62), 2.0**62).astype(np.int64)
+
+
+def _trailing(value: Fraction) -> float:
+    """The exponent of the lowest set bit of a dyadic number."""
+    if value == 0:
+        return _INF
+    n, d = value.numerator, value.denominator
+    return float((n & -n).bit_length() - 1 - (d.bit_length() - 1))
+
+
+def _trailing_zeros(n: Array) -> Array:
+    lowest = n & -n
+    return np.where(n == 0, _INF, np.frexp(np.abs(lowest).astype(float))[1] - 1.0)
+
+
+# ------------------------------------------------------------------- the program of one interval
+
+
+def specialise(program: Program, choices: Array, register: Format) -> Program | None:
+    """The real program that a machine program is where its decisions have these outcomes.
+
+    `None` where the result is an infinity. `choices` is a row of `Analysis.choices`.
+    """
+    return _Specialiser(program, register, list(map(int, choices))).program_of()
+
+
+class _Specialiser:
+    """Replays the decisions in the order in which the analysis recorded them."""
+
+    def __init__(self, program: Program, register: Format, choices: list[int]) -> None:
+        self.source, self.form, self.choices = program, register, choices[::-1]
+        self.builder = Builder("real")
+
+    def program_of(self) -> Program | None:
+        values: dict[str, Any] = {"x": self.builder.x, **self.source.constants}
+        for i, (operation, *operands) in enumerate(self.source.instructions):
+            if operation == "lookup":
+                result = self.source.tables[operands[0]][self.choices.pop()]
+            else:
+                handler = getattr(self, f"_{operation}", None)
+                arguments = [values[o] for o in operands]
+                result = handler(*arguments) if handler else self._real(operation, arguments)
+            values[f"t{i}"] = result
+        if isinstance(result, float):
+            return None
+        return self.builder.program(self.builder.constant(_exact(result), "r"))
+
+    def _real(self, operation: str, arguments: list[Any]) -> Any:
+        if any(isinstance(a, float) for a in arguments):
+            return float("inf")  # an infinity stays one, or the analysis has given up before
+        if all(isinstance(a, int | Fraction) for a in arguments) and operation in _FOLDED:
+            return _FOLDED[operation](*map(Fraction, arguments))
+        return self.builder.apply(operation, *(_exact(a) for a in arguments))
+
+    def _abs(self, a: Any) -> Any:
+        return -a if self.choices.pop() else a
+
+    def _round(self, a: Any) -> Any:
+        return Fraction(self.choices.pop())
+
+    def _to_int(self, a: Any) -> Any:
+        return self.choices.pop()
+
+    def _to_float(self, a: Any) -> Any:
+        return _exact(a)
+
+    def _bits(self, a: Any) -> Any:
+        field = self.choices.pop()
+        form, hidden = self.form, 1 << (self.form.precision - 1)
+        biased = abs(field) - 1
+        step = Fraction(2) ** (max(biased, 1) + form.emin - form.precision)
+        offset = (biased - 1) * hidden if biased else 0
+        if field < 0:
+            return self._linear(a, -1 / step, offset - 2 ** (form.bits - 1))
+        return self._linear(a, 1 / step, offset)
+
+    def _from_bits(self, a: Any) -> Any:
+        first, negative = self.choices.pop(), self.choices.pop()
+        form, hidden = self.form, 1 << (self.form.precision - 1)
+        step = Fraction(2) ** (max(first, 1) + form.emin - form.precision)
+        offset = ((1 - first) * hidden if first else 0) + (2 ** (form.bits - 1) if negative else 0)
+        sign = -1 if negative else 1
+        return self._linear(a, sign * step, sign * step * offset)
+
+    def _linear(self, a: Any, factor: Fraction, offset: Fraction | int) -> Any:
+        if isinstance(a, Node):
+            return self.builder.fma(a, Fraction(factor), Fraction(offset))
+        return Fraction(a) * factor + offset
+
+    def _iadd(self, a: Any, b: Any) -> Any:
+        return self._unwrapped(self._real("add", [a, b]))
+
+    def _isub(self, a: Any, b: Any) -> Any:
+        return self._unwrapped(self._real("sub", [a, b]))
+
+    def _ishl(self, a: Any, b: Any) -> Any:
+        return self._unwrapped(self._linear(a, Fraction(2) ** int(b), 0))
+
+    def _unwrapped(self, a: Any) -> Any:
+        if self.form.bits != 32:
+            return a
+        return self._linear(a, Fraction(1), -self.choices.pop() * 2**32)
+
+    def _ishr(self, a: Any, b: Any) -> Any:
+        return self.choices.pop()
+
+    def _iand(self, a: Any, b: Any) -> Any:
+        value, mask = (b, a) if isinstance(b, Node) else (a, b)
+        base = self.choices.pop()
+        half = 1 << (self.form.bits - 1)
+        signed = (int(mask) + half) % (2 * half) - half
+        low_bits = signed & (signed + 1) == 0
+        return self._linear(value, Fraction(1), -base) if low_bits else base
+
+    def _compare(self, a: Any, b: Any) -> Any:
+        return self.choices.pop()
+
+    _lt = _le = _eq = _compare
+
+    def _select(self, condition: Any, a: Any, b: Any) -> Any:
+        return a if condition else b
+
+
+def _exact(value: Any) -> Any:
+    return Fraction(value) if isinstance(value, int) else value
+
+
+_FOLDED: Mapping[str, Callable[..., Fraction]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "fma": lambda a, b, c: a * b + c,
+    "neg": lambda a: -a,
+}

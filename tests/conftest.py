@@ -1,0 +1,35 @@
+"""What every test shares: a store of its own, type checks at run time, little memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["NEARLY_CACHE"] = tempfile.mkdtemp(prefix="nearly-tests-")  # workers inherit it
+
+import jaxtyping
+
+jaxtyping.install_import_hook("nearly", "typecheck.check")
+
+import jax
+import pytest
+
+# Compiled programs outlive a run of the suite: most of its time is compilation.
+jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "nearly-xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clear_caches() -> Iterator[None]:
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def fresh_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store, for this process and those it starts."""
+    monkeypatch.setenv("NEARLY_CACHE", str(tmp_path / "store"))
+    return tmp_path / "store"
