@@ -17,7 +17,7 @@ from nearly.functions.formats import Format
 from nearly.functions.function import Function
 from nearly.functions.program import Program
 from nearly.functions.reference import errors_at, format_ends, numbers
-from nearly.functions.roundoff import Analysis, analyse, specialise
+from nearly.functions.roundoff import Analysis, analyse, half_spacing, specialise
 from nearly.functions.taylor_bound import Bound, Piece, bound_error, down, up
 
 Contraction = Literal["as written", "any"]
@@ -208,7 +208,7 @@ class _Rounding:
         return np.minimum(a, b), np.maximum(a, b)
 
     def _binades(self) -> _Work:
-        """Every binade of the domain in eight intervals; zero is apart."""
+        """The binades of the domain, subnormal numbers as one; zero is apart."""
         step = 1 << (self.format.precision - 1)
         top = (self.format.emax - self.format.emin + 2) * step
         lo, hi = format_ends(self.function)
@@ -220,7 +220,7 @@ class _Rounding:
             first = max(first, 1)
             marks = [
                 m
-                for m in [1, *range(step, top, max(step // 8, 1))]
+                for m in range(step, top, step)
                 if first < m <= last
             ]
             starts = [first, *marks]
@@ -349,8 +349,9 @@ def _stored(format: Format, analysis: Analysis) -> np.ndarray:
     """What the last rounding to a 16-bit storage adds."""
     if format.register == format.name:
         return np.zeros(analysis.lo.size)
-    size = np.maximum(np.abs(analysis.lo), np.abs(analysis.hi))
-    return format.ulps(np.where(np.isfinite(size), size, 0.0)) / 2
+    finite = np.isfinite(analysis.lo) & np.isfinite(analysis.hi)
+    lo, hi = (np.where(finite, end, 0.0) for end in (analysis.lo, analysis.hi))
+    return half_spacing(format, lo, hi)
 
 
 def _scale(function: Function, truth_low: np.ndarray) -> np.ndarray:

@@ -176,8 +176,7 @@ class _Forward:
         exact |= (lo == 0) & (hi == 0)
         raw = lo, hi
         lo, hi = np.nextafter(lo, -_INF), np.nextafter(hi, _INF)
-        spacing = _spacing(form, np.maximum(np.abs(lo), np.abs(hi)))
-        delta = np.where(exact, 0.0, spacing / 2)
+        delta = np.where(exact, 0.0, half_spacing(form, lo, hi))
         lo, hi = np.nextafter(lo - delta, -_INF), np.nextafter(hi + delta, _INF)
         lo, hi = self._overflowed(raw, lo, hi)
         self.deltas[self.index] = delta
@@ -508,9 +507,19 @@ def _clipped(exponent: Array) -> Array:
     return np.clip(np.nan_to_num(exponent, nan=-2000.0), -2000, 2000).astype(np.int64)
 
 
-def _spacing(form: Format, size: Array) -> Array:
-    exponent = np.clip(_exponent(size), form.emin, form.emax)
-    return np.ldexp(1.0, (exponent - form.precision + 1).astype(np.int64))
+def half_spacing(form: Format, lo: Array, hi: Array) -> Array:
+    """The largest rounding error of any real number in [lo, hi].
+
+    Just past a power of two the spacing doubles, but a number that reaches only a little beyond it
+    is rounded by no more than that little.
+    """
+    size = np.maximum(np.abs(lo), np.abs(hi))
+    exponent = np.clip(_exponent(size), form.emin, form.emax).astype(np.int64)
+    half = np.ldexp(0.5, exponent - form.precision + 1)
+    edge = np.ldexp(1.0, exponent)
+    beyond = np.nextafter(size - edge, _INF)
+    straddles = (_smallest(lo, hi) < edge) & (size >= edge) & (exponent > form.emin)
+    return np.where(straddles, np.maximum(half / 2, np.minimum(half, beyond)), half)
 
 
 def _integer(v: Array) -> Array:

@@ -187,9 +187,10 @@ def _expand(function: Function, piece: Piece, serial: int, depth: int) -> tuple[
     bernstein, remainder, scale, lower_scale, coarse = model
     leaf = _Leaf(0.0, serial, piece, bernstein, remainder * scale, scale, lower_scale, depth)
     fine = _leaf(bernstein, leaf, serial)
-    if not -fine.key <= coarse:  # also where the fine bound is not a number
-        return leaf._replace(key=-coarse, bernstein=None), 0.0
-    return fine, _attained(bernstein, fine)
+    attained = _attained(bernstein, fine) if math.isfinite(remainder) else 0.0
+    if not -fine.key <= coarse * (1 + 1e-6):  # also where the fine bound is not a number
+        return leaf._replace(key=-coarse, bernstein=None), attained
+    return fine, attained
 
 
 class _Model(NamedTuple):
