@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -82,11 +81,6 @@ def broken(x: float, steps: int) -> float:
 
 def absent(x: float, steps: int) -> float:
     raise MissingDependency("needs a [package] nobody has")
-
-
-def slow(x: float, steps: int) -> float:
-    time.sleep(30)
-    return 1.5
 
 
 finished = Root(steps=2)

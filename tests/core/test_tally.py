@@ -527,7 +527,7 @@ def linear_transpose_scan(mark):
 @case((0, 0, 1))
 def linear_transpose_remat(mark):
     f = mark(Matrix(spd(DIM)))
-    return lambda x: jax.linear_transpose(jax.checkpoint(lambda v: f(v)), x)(x), (X,)  # noqa: PLW0108
+    return lambda x: jax.linear_transpose(jax.checkpoint(lambda v: f(v)), x)(x), (X,)
 
 
 # The derivative with respect to the oracle's own arrays is a vjp through the oracle.
@@ -560,7 +560,7 @@ CG = lx.CG(rtol=0, atol=0, max_steps=STEPS)
 CG_CALLS = 1 + STEPS + STEPS // 10
 
 
-@library((CG_CALLS, 0, 0))
+@library((CG_CALLS, 0, 0), slow=True)
 def lineax_cg(mark):
     return lambda b: lx.linear_solve(psd(mark), b, CG).value, (RHS,)
 
@@ -619,7 +619,7 @@ def lineax_gmres_grad(mark):
 
 
 # A Jacobian as operator is linearised once; then every matvec is a jvp.
-@library((1, GMRES_CALLS, 0))
+@library((1, GMRES_CALLS, 0), slow=True)
 def lineax_jacobian(mark):
     f = mark(lambda x, _: 3 * x + jnp.sin(x) * jnp.roll(x, 1))
 
@@ -668,7 +668,7 @@ def optax_scan(mark):
 
 # A line search evaluates on its own: it asks for value and gradient at every trial point, and
 # reports how many there were. The step itself takes one more of both.
-@library(lambda out: (6 + int(out[1].sum()), 0, 6 + int(out[1].sum())))
+@library(lambda out: (6 + int(out[1].sum()), 0, 6 + int(out[1].sum())), slow=True)
 def optax_lbfgs(mark):
     optimizer = optax.lbfgs()
     f = mark(lambda x: jnp.sum((x - 1) ** 4) + jnp.sum(x**2))
@@ -712,7 +712,7 @@ HALVES = np.full(DIM, 0.5, np.float32)
 
 
 # A step linearises once and pushes one tangent per unknown, to have the matrix for its LU.
-@library((NEWTON, DIM * NEWTON, 0))
+@library((NEWTON, DIM * NEWTON, 0), slow=True)
 def optimistix_newton(mark):
     f = mark(cubic)
     return lambda theta: optx.root_find(f, NEWTON_SOLVER, HALVES, theta).value, (X,)
@@ -830,7 +830,7 @@ def diffrax_checkpointed_stages(mark):
 
 
 # One checkpoint, the start: the vjp of step k has to come from there, in k evaluations.
-@library((N + N * (N + 1) // 2, 0, N))
+@library((N + N * (N + 1) // 2, 0, N), slow=True)
 def diffrax_one_checkpoint(mark):
     adjoint = dfx.RecursiveCheckpointAdjoint(checkpoints=1)
     return jax.value_and_grad(final(mark(ode), adjoint=adjoint), (0, 1)), (X, THETA)

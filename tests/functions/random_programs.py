@@ -14,14 +14,19 @@ from nearly.functions.program import OPERATIONS, Builder, Node, Program
 SPECIAL = (0, 1, -1, Fraction(1, 3), Fraction(2) ** 120, Fraction(-3, 2) / 2**130, float("inf"))
 
 
+ROUNDED = ("add", "sub", "mul", "fma", "fma")
+
+
 def random_program(
     rng: random.Random, dtype: str, names: tuple[str, ...] = tuple(OPERATIONS), length: int = 24
 ) -> Program:
     """A program of about so many instructions; every shift and index is within its range."""
     b = Builder(dtype)
+    arithmetic = [name for name in ROUNDED if name in names]
     pools: dict[str, list[Node]] = {"r": [b.x], "i": [], "b": []}
     for _ in range(length):
-        name = rng.choice(names)
+        # Mostly arithmetic: anything else forgets quickly what was computed before.
+        name = rng.choice(names if rng.random() < 0.5 else arithmetic)
         kind = rng.choice("ri")  # of the operands of a comparison or selection
         node = _apply(b, rng, name, kind, pools)
         if node is not None:

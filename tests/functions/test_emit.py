@@ -58,7 +58,8 @@ void {name}_called(const {T} *x, {T} *y, size_t n)
 
 def hardware_fma(flags: tuple[str, ...], program: Program) -> bool:
     letter = "F" if storage_type(program.dtype) != "double" else ""
-    probe = f"#include <math.h>\n#ifdef FP_FAST_FMA{letter}\nint yes = 1;\n#endif\nint no = 1;\n"
+    known = f"defined(FP_FAST_FMA{letter}) || defined(__FMA__)"
+    probe = f"#include <math.h>\n#if {known}\nint yes = 1;\n#endif\nint no = 1;\n"
     return hasattr(shared_object(probe, flags), "yes")
 
 

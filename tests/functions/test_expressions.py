@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from fractions import Fraction
 
@@ -46,7 +47,8 @@ def test_numbers_are_decimal_not_binary():
     assert constant_number("0.1") == Fraction(1, 10)
     assert constant_number("1e-3 + 1/3") == Fraction(1, 1000) + Fraction(1, 3)
     assert constant_number("2**-10") == Fraction(1, 1024)
-    assert constant_number("pi") is None and constant_number("x") is None
+    assert constant_number("pi") is None
+    assert constant_number("x") is None
     # x + 0.1 at 0 is a tenth to the last bit, not the float64 0.1
     ball = parse("x + 0.1").at(Fraction(0), 200)
     assert abs(to_fraction(ball) - Fraction(1, 10)) < Fraction(1, 10**55)
@@ -168,7 +170,8 @@ def test_what_is_no_constant(text):
 
 
 TOKENS = [
-    *"x x x + - * / ** ( ) ( ) , . 0 1 2 3 0.5 1e3 1e-9 pi e inf ^ = : ; [ ] { } ' \" # @ % ! ~ é".split(),
+    *"xxx+-*/()(),.0123^=:;[]{}'\"#@%!~é",
+    *["**", "0.5", "1e3", "1e-9", "pi", "e", "inf"],
     *[
         "sin",
         "log1p",
@@ -197,10 +200,8 @@ TOKENS = [
 @example("(x-x)/(x-x)")
 def test_the_parser_raises_nothing_but_input_errors(text):
     for read in (parse, parse_constant):
-        try:
+        with contextlib.suppress(InputError):
             read(text)
-        except InputError as error:
-            assert str(error)
 
 
 SHAPES = st.recursive(

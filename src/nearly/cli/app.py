@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -22,6 +23,8 @@ DONE, NO, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
 class Nearly(TyperGroup):
     """The group of all commands: ours, and those that rooms offer, loaded when called."""
+
+    context_class = typer.Context
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         tokens = list(sys.argv[1:] if args is None else args)
@@ -72,7 +75,7 @@ class Deferred(TyperCommand):
 def _printable() -> None:
     """Let no name, whatever its bytes, break printing on a narrow terminal encoding."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -132,10 +135,11 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"nearly {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback(invoke_without_command=True)
@@ -143,7 +147,9 @@ def root(
     ctx: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True),
+        typer.Option(
+            "--version", help="Say which version this is.", callback=_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """The cheapest stand-in for something expensive, what it costs, and how wrong it is.
@@ -166,22 +172,24 @@ ProblemText = Annotated[
 Methods = Annotated[
     str | None,
     typer.Option(
-        metavar="A,B|all", help="Methods by name or file.py:attribute. [default: the standard ones]"
+        metavar="A,B|all",
+        help="Methods by name or file.py:attribute.",
+        show_default="the standard ones",
     ),
 ]
 Work = Annotated[
     str | None,
     typer.Option(metavar="UNIT", help='The unit in which "cheapest" is meant, such as seconds.'),
 ]
-Uses = Annotated[
-    float | None, typer.Option(metavar="N", help="Share set-up out over N uses.")
-]
+Uses = Annotated[float | None, typer.Option(metavar="N", help="Share set-up out over N uses.")]
 Budget = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="Do not start what is forecast not to fit."),
 ]
 Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Seeds of random methods.")]
-Workers = Annotated[int, typer.Option(metavar="N", help="Processes to run in. [0: this one]")]
+Workers = Annotated[
+    int, typer.Option(metavar="N", help="Processes to run in.", show_default="0: this one")
+]
 Executor = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler to run on.")
 ]
@@ -209,8 +217,8 @@ def compare(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where frontier.json, .png and .html go. [default: nearly-PROBLEM; "
-            "with --json nowhere]",
+            help="Where frontier.json, .png and .html go.",
+            show_default="nearly-PROBLEM; with --json nowhere",
         ),
     ] = None,
     all_runs: Annotated[
@@ -279,7 +287,6 @@ def within(
 
 @app.command()
 def claims(
-    ctx: typer.Context,
     room: Annotated[str | None, typer.Option(metavar="R", help="Of one room only.")] = None,
     paper: Annotated[str | None, typer.Option(metavar="KEY", help="Of one paper only.")] = None,
     cost: Annotated[
@@ -302,7 +309,6 @@ def claims(
 
 @app.command("list")
 def list_(
-    ctx: typer.Context,
     what: Annotated[str, typer.Argument(metavar="rooms|problems|methods|papers")],
     json: Json = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,16 +81,15 @@ def _take(left: list[str], count: int) -> list[str]:
 
 
 def _too_early(name: str, known: Mapping[str, int]) -> InputError:
-    error = UnknownName("option", name, known)
-    if error.close:
-        return error
+    if difflib.get_close_matches(name, known, cutoff=0.7):
+        return UnknownName("option", name, known)
     return InputError(f"unknown option {name!r}; a problem's own options come after the problem")
 
 
 def _parameter(name: str, offered: Parameters, known: Mapping[str, int]) -> inspect.Parameter:
     by_option = {option_of(p): p for p in offered}
     if name not in by_option:
-        raise UnknownName("option", name, [*known, *by_option])
+        raise UnknownName("option", name, {*known, *by_option})
     return by_option[name]
 
 
@@ -128,6 +128,8 @@ def arity(kind: Any) -> int:
 
 class ProblemCommand(TyperCommand):
     """A command that takes a problem and, as options, the fields of that problem."""
+
+    context_class = typer.Context
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = [p for p in self.get_params(ctx) if p.param_type_name == "option"]

@@ -58,7 +58,7 @@ def problems() -> Rows:
 
 
 def methods() -> Rows:
-    """The catalogued methods: for which problems, whose, from which paper, run by default or not."""
+    """The catalogued methods: for which problems, whose, from which paper, run by default?"""
     return [
         {
             "method": name,
@@ -175,6 +175,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, Mapping):
-        shown = (f"{n}={' '.join(v) if isinstance(v, tuple) else v}" for n, v in value.items())
-        return ", ".join(shown)
+        return ", ".join(f"{n}={_cell(v)}" for n, v in value.items())
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     return "" if value is None else str(value)

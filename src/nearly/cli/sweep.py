@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -19,9 +19,6 @@ from nearly.core import catalogue
 from nearly.core.errors import InputError, Interrupted, NotWithin, StoreError, UnknownName
 from nearly.core.frontier import Frontier
 from nearly.core.run import Run
-
-if TYPE_CHECKING:
-    from nearly.core.problem import Problem
 
 FILES = ("frontier.json", "frontier.png", "frontier.html")
 LARGEST_SEED = 2**32  # what a random key holds
@@ -113,13 +110,14 @@ class Sweep:
         """Certify the best run of each of the user's own methods: that is what they came for."""
         from nearly.core.compare import certificate_of
 
-        assert frontier.tolerance is not None
+        tolerance = frontier.tolerance
+        assert tolerance is not None
         for name in dict.fromkeys(r.method for r in frontier if r.source == "user"):
             index = _best_of(frontier, name)
             run = frontier.runs[index]
             if run.status != "ok" or run.certificate is not None:
                 continue
-            found = certificate_of(self.problem, run, frontier.tolerance)
+            found = certificate_of(self.problem, run, tolerance)
             frontier = frontier.with_run(index, replace(run, certificate=found))
         return frontier
 

@@ -147,9 +147,7 @@ def claim(
     return register
 
 
-def claims(
-    room: str | None = None, paper: str | None = None, cost: str = "all"
-) -> list[Claim]:
+def claims(room: str | None = None, paper: str | None = None, cost: str = "all") -> list[Claim]:
     """The claims of a room, a paper and a cost, sorted as the ledger is.
 
     Raises `UnknownName` for a room, paper or cost that has none.
@@ -175,7 +173,9 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def merge(old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def merge(
+    old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """The ledger with new rows in: a row changes only if its verdict or its measure changed."""
     rows = {_key(row): dict(row) for row in old}
     for row in new:

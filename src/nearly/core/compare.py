@@ -176,9 +176,7 @@ def certificate_of(problem: Problem, run: Run, tolerance: float) -> Certificate 
         return problem.certify(run.standin, tolerance)
 
 
-_OPTIONS = frozenset(
-    "dials uses budget seeds workers executor reuse timed store progress".split()
-)
+_OPTIONS = frozenset("dials uses budget seeds workers executor reuse timed store progress".split())
 
 
 def _resolve_with(problem: Problem | str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -336,7 +334,9 @@ def _here(
         forecast = _forecast(spent)
         left = deadline - time.monotonic()
         if forecast > left:
-            reason = f"not started: forecast {forecast:.2g} s, {max(left, 0):.2g} s of the budget left"
+            reason = (
+                f"not started: forecast {forecast:.2g} s, {max(left, 0):.2g} s of the budget left"
+            )
             yield contender, dial, seed, Trial(seed, "timeout", reason)
             continue
         begun = time.monotonic()

@@ -64,9 +64,7 @@ class Frontier:
             )
         return replace(self, runs=self.runs + other.runs)
 
-    def select(
-        self, methods: Sequence[str] | None = None, source: str | None = None
-    ) -> Frontier:
+    def select(self, methods: Sequence[str] | None = None, source: str | None = None) -> Frontier:
         """The runs of some methods, or of one source (`ours`, `peer`, `user`)."""
         kept = (
             r

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -138,6 +139,7 @@ def reason_of(error: BaseException) -> str:
     return message if isinstance(error, NearlyError) else f"{type(error).__name__}: {message}"
 
 
+@lru_cache(64)  # making them is compiled, and forgotten between two methods
 def keys(seed: int) -> tuple[Any, Any]:
     """The keys of build and apply: the same for every method of one seed."""
     build, apply = jax.random.split(jax.random.key(seed))

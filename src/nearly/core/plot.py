@@ -1,9 +1,11 @@
 """The picture of a frontier: work across, error up, both logarithmic."""
 
+# pyright: reportUnknownMemberType=false
+# (matplotlib's keyword arguments are not typed)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ GREYS = ("#6f7883", "#8e97a1", "#a9b0b8")
 USER = "#b0127b"
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LEGEND_ROWS = 26  # beyond which the legend takes another column
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "svg.hashsalt": "nearly",
@@ -208,8 +210,11 @@ def _axis(axes: Axes, frontier: Frontier, unit: str, x: Scale, y: Scale) -> None
     axes.set_title(_plain(frontier.problem), loc="left", fontsize=13, fontweight="bold", color=INK)
 
 
-def _labels(shown: Scale, text: Any) -> Any:
-    return lambda value, _: "0" if value == shown.zero else text(value)
+def _labels(shown: Scale, text: Callable[[float], str]) -> Callable[[float, int], str]:
+    def label(value: float, _: int) -> str:
+        return "0" if value == shown.zero else text(value)
+
+    return label
 
 
 def _plain(text: str) -> str:
@@ -220,7 +225,7 @@ def _plain(text: str) -> str:
 
 def _levels(axes: Axes, frontier: Frontier, y: Scale) -> None:
     """The tolerance, and the floor under which errors cannot be told from zero."""
-    lines = []
+    lines: list[tuple[float, str, Any, str]] = []
     if frontier.tolerance:
         lines.append((frontier.tolerance, ACCENT, (0, (6, 3)), "asked for"))
     if frontier.floor:
@@ -242,7 +247,7 @@ def _front(axes: Axes, frontier: Frontier, unit: str, x: Scale, y: Scale) -> Non
     points = [_point(frontier, frontier.runs[i], unit, x, y) for i in frontier.pareto(unit)]
     found = [p for p in points if p is not None]
     if len(found) > 1:
-        style = {"color": ACCENT, "alpha": 0.18, "linewidth": 8, "zorder": 1}
+        style: dict[str, Any] = {"color": ACCENT, "alpha": 0.18, "linewidth": 8, "zorder": 1}
         axes.plot(*zip(*found, strict=True), solid_capstyle="round", **style)
 
 
@@ -263,7 +268,11 @@ def _method(
     for run in own:
         if frontier.cost(run, unit) is None:
             height = y(max(run.error, frontier.floor))
-            dashes = {"linestyle": (0, (5, 4)), "linewidth": look.width, "zorder": look.order}
+            dashes: dict[str, Any] = {
+                "linestyle": (0, (5, 4)),
+                "linewidth": look.width,
+                "zorder": look.order,
+            }
             axes.axhline(height, color=look.colour, **dashes)
             _beside(axes, height, called(run), look.colour)
     if not placed:
@@ -284,8 +293,8 @@ def _method(
 
 def _beside(axes: Axes, height: float, text: str, colour: str) -> None:
     """A word above the right end of a line across."""
-    where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    style = {"ha": "right", "color": colour, "fontsize": 8}
+    where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    style: dict[str, Any] = {"ha": "right", "color": colour, "fontsize": 8}
     axes.annotate(_plain(text), (1, height), xytext=(-2, 3), **where, **style)
 
 
@@ -296,7 +305,12 @@ def _bars(
     point = _point(frontier, run, unit, x, y)
     if point is None:
         return
-    style = {"color": look.colour, "alpha": 0.55, "linewidth": 1.3, "zorder": look.order}
+    style: dict[str, Any] = {
+        "color": look.colour,
+        "alpha": 0.55,
+        "linewidth": 1.3,
+        "zorder": look.order,
+    }
     errors = _errors(frontier, run)
     if max(errors) > min(errors):
         axes.plot([point[0]] * 2, [y(min(errors)), y(max(errors))], **style)

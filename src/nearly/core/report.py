@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -31,6 +31,14 @@ def figure(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "-"
     return re.sub(r"e([+-])0?", lambda e: "e" + e[1].strip("+"), f"{value:.3g}")
+
+
+def spaced(value: Any) -> str:
+    """A setting as it is typed: the values of a pair beside each other."""
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    parts = cast(Sequence[Any], value)
+    return " ".join(map(str, parts))
 
 
 def called(run: Run) -> str:
@@ -87,7 +95,7 @@ def title(frontier: Frontier) -> str:
     """What was compared, in one line."""
     methods = len({run.method for run in frontier})
     settings = ", ".join(
-        f"{name} {' '.join(map(str, v)) if isinstance(v, (list, tuple)) else v}"
+        f"{name} {spaced(v)}"
         for name, v in frontier.settings.items()
         if v not in (None, "", frontier.problem)
     )
@@ -164,9 +172,9 @@ def summary(frontier: Frontier) -> RenderableType:
     front = frontier.pareto()
     parts: list[RenderableType] = [Text(title(frontier), "bold")]
     if front:
-        shown = front if frontier.pick in (None, *front) else [*front, frontier.pick]
+        pick = [] if frontier.pick is None or frontier.pick in front else [frontier.pick]
         heading = f"Pareto set: {frontier.error_name} against {_axis(frontier)}"
-        parts.append(_table(frontier, [i for i in shown if i is not None], heading))
+        parts.append(_table(frontier, [*front, *pick], heading))
     parts += [_methods(frontier), *_failures(frontier)]
     return Group(*parts)
 
@@ -267,7 +275,7 @@ def explain(frontier: Frontier) -> list[str]:
     if run.certificate:
         lines.append(_certificate(run.certificate))
     rival = _first_use(frontier)
-    if rival is not None and rival is not run and frontier.break_even(run, rival) is not None:
+    if frontier.uses and rival not in (None, run) and frontier.break_even(run, rival) is not None:
         after = _pays_off(frontier, run, rival)
         lines.append(f"set-up: pays off after {after} against {called(rival)}")
     if run.note:
@@ -409,6 +417,5 @@ def _flat(values: Any) -> list[tuple[str, Any]]:
         if isinstance(value, dict):
             pairs += _flat(value)
         elif value not in (None, ""):
-            shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            pairs.append((name, shown))
+            pairs.append((name, spaced(value)))
     return pairs

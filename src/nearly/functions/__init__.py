@@ -43,12 +43,9 @@ _DOMAINS = {
 }
 
 PROBLEMS = {
-    name: Problem(
-        "nearly.functions.problems:Approximation", {"function": name, "standard": domain}
-    )
+    name: Problem("nearly.functions.problems:Approximation", {"function": name, "standard": domain})
     for name, domain in _DOMAINS.items()
 }
-
 
 
 def _line(target: str, paper: str | None = None, *, default: bool = True) -> Method:
@@ -81,9 +78,7 @@ METHODS = {
 
 RESOLVERS = {"functions": "nearly.functions.problems:resolve"}
 
-EXPORTS = {
-    form: "nearly.functions.export:export" for form in ("c", "numpy", "jax", "stablehlo")
-}
+EXPORTS = {form: "nearly.functions.export:export" for form in ("c", "numpy", "jax", "stablehlo")}
 
 __getattr__, __all__ = attach(
     __name__,

@@ -123,7 +123,11 @@ class ClenshawBuilder:
         for zero in zeros:
             z = builder.x - zero.at if zero.at else builder.x
             value = product(builder, value, power(builder, z, zero.order))
-        return finished(function, builder.program(builder.constant(value, "r")))
+        program = builder.program(builder.constant(value, "r"))
+        if not function.format.is_real:
+            # The basis is so well conditioned that coefficients rounded one by one lose nothing.
+            return program.in_format(function.dtype)
+        return finished(function, program)
 
     def dials(self, function: Function) -> Sequence[int]:
         return degrees(function)

@@ -138,5 +138,3 @@ def _interpolated(problem: Target, count: int) -> tuple[Fraction, ...]:
         return to_fraction(sum(terms, arb(0)) * (2 if k else 1) / count)
 
     return tuple(coefficient(k) for k in range(count))
-
-

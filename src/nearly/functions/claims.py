@@ -45,7 +45,9 @@ def _levelling(best: polynomial.BestPolynomial) -> float:
             [float(exact(best.polynomial(x)) / f - 1) for x, f in zip(best.extrema, values)]
         )
     sizes, signs = np.abs(errors), np.sign(errors)
-    alternates = len(errors) == len(best.polynomial.coefficients) + 1 and all(signs[1:] != signs[:-1])
+    alternates = len(errors) == len(best.polynomial.coefficients) + 1 and all(
+        signs[1:] != signs[:-1]
+    )
     return float(sizes.min() / sizes.max()) if alternates else 0.0
 
 
@@ -118,7 +120,7 @@ def rational_over_polynomial() -> float:
 @claim(
     "fpminimax",
     "lattice-rounding-beats-rounding-each-coefficient",
-    cost="fast",
+    cost="medium",
     expected=Expected(
         "error with each coefficient rounded over that with lattice rounding, the smallest over "
         "exp2, log2(1+x), erf, sin, atan and tanh in float32 on their reduced domains",

@@ -95,7 +95,8 @@ class _Reader:
                 tree = ast.parse(self.source, mode="eval")
             return self._term(tree.body)
         except SyntaxError as error:
-            raise self._error(error.msg, (error.offset or 1) - 1) from None
+            end = len(self.source) + 1  # Python reports column 0 for what is missing at the end
+            raise self._error(error.msg, (error.offset or end) - 1) from None
         except (ValueError, MemoryError, RecursionError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise

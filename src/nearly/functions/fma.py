@@ -16,13 +16,15 @@ import numpy as np
 __all__ = ["fma32", "fma64"]
 
 
-def two_sum(a, b):
+def two_sum(
+    a: np.ndarray | np.generic, b: np.ndarray | np.generic
+) -> tuple[np.ndarray | np.generic, np.ndarray | np.generic]:
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
 
 
-def odd_sum(a, b):
+def odd_sum(a: np.ndarray | np.generic, b: np.ndarray | np.generic) -> np.ndarray | np.generic:
     """a + b in float64, rounded to odd: an inexact sum keeps its last bit set."""
     s, error = two_sum(a, b)
     bits = s.view(np.int64)
@@ -31,14 +33,18 @@ def odd_sum(a, b):
     return (bits + np.where(inexact, step, 0)).view(np.float64)
 
 
-def fma32(a, b, c):
+def fma32(
+    a: np.ndarray | np.generic, b: np.ndarray | np.generic, c: np.ndarray | np.generic
+) -> np.ndarray | np.generic:
     with np.errstate(all="ignore"):
         # The product of two float32 numbers is exact in float64.
         a, b, c = (np.asarray(v, np.float64) for v in (a, b, c))
         return odd_sum(a * b, c).astype(np.float32)
 
 
-def fma64(a, b, c):
+def fma64(
+    a: np.ndarray | np.generic, b: np.ndarray | np.generic, c: np.ndarray | np.generic
+) -> np.ndarray | np.generic:
     with np.errstate(all="ignore"):
         plain = np.where(np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), c, a * b + c)
         regular = np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & (a != 0) & (b != 0)

@@ -133,9 +133,7 @@ def _minimax(
     return BestPolynomial(with_zeros(polynomial, problem), best.error, best.extrema)
 
 
-def _problem(
-    function: Function, exponents: tuple[int, ...] | None, weight: str | None
-) -> Target:
+def _problem(function: Function, exponents: tuple[int, ...] | None, weight: str | None) -> Target:
     """The target; with powers given, a symmetry is used only if they have it too."""
     problem = target(function, weight=weight)
     if exponents is None:

@@ -366,16 +366,27 @@ def _scale(function: Function, truth_low: np.ndarray) -> np.ndarray:
 
 def _enclosures(function: Function, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds on |f| over the intervals."""
-    value = function.oracle.value
-    lows, highs = [], []
-    for a, b in zip(lo.tolist(), hi.tolist(), strict=True):
-        if function.name in _INCREASING:
-            ball = value(arb(a)).union(value(arb(b)))
-        else:
-            ball = value(arb(a).union(arb(b)))
-        lows.append(down(ball))
-        highs.append(up(ball))
+    enclose = _between_ends if function.name in _INCREASING else _in_a_ball
+    bounds = [enclose(function, a, b) for a, b in zip(lo.tolist(), hi.tolist(), strict=True)]
+    lows, highs = zip(*bounds, strict=True)
     return np.array(lows), np.array(highs)
+
+
+def _in_a_ball(function: Function, a: float, b: float) -> tuple[float, float]:
+    ball = function.oracle.value(arb(a).union(arb(b)))
+    return down(ball), up(ball)
+
+
+def _between_ends(function: Function, a: float, b: float) -> tuple[float, float]:
+    # Beyond 2^30 an exponential overflows even the exponents of balls; the value there bounds it.
+    far = 2.0**30
+    at_a, at_b = (function.oracle.value(arb(min(max(x, -far), far))) for x in (a, b))
+    if at_a > 0:
+        return down(at_a), up(at_b) if b <= far else math.inf
+    if at_b < 0:
+        return down(at_b), up(at_a) if a >= -far else math.inf
+    inside = abs(a) <= far and abs(b) <= far
+    return 0.0, max(up(at_a), up(at_b)) if inside else math.inf
 
 
 class _Measures(NamedTuple):

@@ -121,9 +121,7 @@ def _minimax(
     problem = inner(target(function, weight=weight))
     above, below = _free_degrees(problem, numerator, denominator)
     step = problem.step
-    best = remez(
-        problem, range(0, above * step + 1, step), range(step, below * step + 1, step)
-    )
+    best = remez(problem, range(0, above * step + 1, step), range(step, below * step + 1, step))
     rational = _with_zeros(best, problem, step)
     return BestRational(rational, best.error, best.extrema)
 
@@ -194,7 +192,9 @@ def pade(
     taken, step = sum(zero.order for zero in problem.zeros), problem.step
     above, below = (numerator - taken) // step, denominator // step
     if above < 0:
-        raise InputError(f"type {numerator}/{denominator}: the numerator has {taken} zeros at least")
+        raise InputError(
+            f"type {numerator}/{denominator}: the numerator has {taken} zeros at least"
+        )
     with ctx.workprec(PADE_BITS):
         length = step * (above + below) + 1
         series = series_without(function, problem.zeros, problem.centre, length)[::step]

@@ -150,9 +150,7 @@ def _evaluate(builder: Builder, u: Node, fraction: list[Stage]) -> Any:
     return _with_tail(builder, u, fraction[0].quotient, tail)
 
 
-def _with_tail(
-    builder: Builder, u: Node, quotient: tuple[Fraction, ...], tail: Node | None
-) -> Any:
+def _with_tail(builder: Builder, u: Node, quotient: tuple[Fraction, ...], tail: Node | None) -> Any:
     """quotient(u) + tail, the tail added to the constant coefficient."""
     if not any(quotient):
         return tail

@@ -21,25 +21,26 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import combinations, islice
+from itertools import accumulate, combinations, islice
 from typing import Any
 
 import numpy as np
-from flint import arb, ctx, fmpq, fmpz, fmpz_mat
+from flint import arb, ctx, fmpz, fmpz_mat
 
 from nearly.core.errors import InputError, NotProven
 from nearly.functions.formats import Format
 from nearly.functions.function import Function
-from nearly.functions.oracle import to_fraction
+from nearly.functions.oracle import exact
 from nearly.functions.program import Program
+from nearly.functions.target import Piece, target
 
 # Bits of the arithmetic in which errors are known before they become doubles: twice those of a
 # double-double, so that an error of 2^-106 still has 53 good bits, and room for the conditioning.
 _BITS = 320
-_POINTS = 96  # points of the grid per degree of freedom: peaks interpolated to ~1e-8 of their height
+_POINTS = 96  # points of the grid per degree of freedom
 _STRIDE = 12  # one point of the grid in so many makes a coordinate of the lattice
 _BEAM = 3000
 _DESCENTS = 12
@@ -121,17 +122,17 @@ def round_coefficients(
     powers = _powers(grid, exponents, centre)
 
     def errors(values: Values) -> list[arb]:
-        balls = [_ball(v) for v in values]
+        balls = [exact(v) for v in values]
         return [
             _dot(row, balls) * weight - weighted
             for row, weight, weighted in zip(powers, grid.weights, grid.truth, strict=True)
         ]
 
     def slopes(_: Values, j: int, step: Fraction) -> list[arb]:
-        ball = _ball(step)
+        ball = exact(step)
         return [row[j] * w * ball for row, w in zip(powers, grid.weights, strict=True)]
 
-    family = _Family(errors, slopes, tuple(chosen), tuple(free), grid)
+    family = _Family(errors, slopes, tuple(chosen), tuple(free), grid, function.norm)
     return _best(family, wanted, naive, math.inf)
 
 
@@ -155,11 +156,15 @@ def round_program(function: Function, program: Program) -> Program:
     per constant and point of the grid: a second for ten constants.
     """
     if program.dtype != "real":
-        raise InputError(f"constants are rounded from a program over the reals, not {program.dtype}")
+        raise InputError(
+            f"constants are rounded from a program over the reals, not {program.dtype}"
+        )
     rounded = program.in_format(function.dtype)
     register = function.format.computing
     names = [
-        n for n, v in program.constants.items() if isinstance(v, Fraction) and not _holds(register, v)
+        n
+        for n, v in program.constants.items()
+        if isinstance(v, Fraction) and not _holds(register, v)
     ]
     if register.is_real or not names:
         return rounded
@@ -169,7 +174,7 @@ def round_program(function: Function, program: Program) -> Program:
 
     def outputs(values: Values) -> list[arb]:
         trial = replace(program, constants=fixed | dict(zip(names, values, strict=True)))
-        return [trial.run(x, _BALLS, _ball) for x in grid.points]
+        return [trial.run(x, _BALLS, exact) for x in grid.points]
 
     usable = [y.is_finite() for y in outputs(wanted)]
     grid = grid.where(usable)
@@ -185,7 +190,9 @@ def round_program(function: Function, program: Program) -> Program:
         pairs = zip(outputs(values), outputs(moved), grid.weights, strict=True)
         return [(b - a) * w * 2**60 for a, b, w in pairs]
 
-    family = _Family(errors, slopes, (register,) * len(names), tuple(range(len(names))), grid)
+    family = _Family(
+        errors, slopes, (register,) * len(names), tuple(range(len(names))), grid, function.norm
+    )
     naive = tuple(register.round(v) for v in wanted)
     reach = 2.0 ** (register.precision // 2)
     best = _best(family, wanted, naive, reach)
@@ -208,12 +215,6 @@ def _holds(form: Format, value: Fraction) -> bool:
     return form.is_real or (abs(value) <= form.largest and form.round(value) == value)
 
 
-def _ball(value: Any) -> arb:
-    if isinstance(value, Fraction):
-        return arb(fmpq(value.numerator, value.denominator))
-    return arb(value)
-
-
 def _dot(row: Sequence[arb], values: Sequence[arb]) -> arb:
     total = arb(0)
     for a, b in zip(row, values, strict=True):
@@ -226,13 +227,17 @@ def _dot(row: Sequence[arb], values: Sequence[arb]) -> arb:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Points with the weight of an error there, and the truth times that weight."""
+    """Points with the weight of an error there, and the truth times that weight.
+
+    `segments` are the slices on which the error is smooth, equally spaced in the angle of
+    Chebyshev's points; `measure` is each point's share of the domain, for the root mean square.
+    """
 
     points: list[arb]
     weights: list[arb]
     truth: list[arb]
-    measure: np.ndarray  # of each point, in x: for the root mean square
-    norm: str
+    measure: np.ndarray
+    segments: tuple[slice, ...]
 
     def where(self, keep: Sequence[bool]) -> _Grid:
         def kept(values: list[arb]) -> list[arb]:
@@ -240,79 +245,128 @@ class _Grid:
 
         if sum(keep) < len(keep) // 2:
             raise InputError("the program has no finite value on half of the domain")
-        return replace(
-            self,
-            points=kept(self.points),
-            weights=kept(self.weights),
-            truth=kept(self.truth),
-            measure=self.measure[np.array(keep)],
+        counts = [sum(keep[s]) for s in self.segments]
+        return _Grid(
+            kept(self.points),
+            kept(self.weights),
+            kept(self.truth),
+            self.measure[np.array(keep)],
+            _slices(counts),
         )
 
 
+def _slices(counts: Sequence[int]) -> tuple[slice, ...]:
+    ends = list(accumulate(counts, initial=0))
+    return tuple(slice(a, b) for a, b in zip(ends, ends[1:], strict=False) if b > a)
+
+
 def _grid(function: Function, freedom: int) -> _Grid:
-    """Extremal points of a Chebyshev polynomial, both ends among them."""
+    """Extremal points of Chebyshev polynomials, the ends among them."""
     low, high = function.interval
-    count = _POINTS * (freedom + 1)
-    angles = np.arange(count + 1) * (np.pi / (2 * count))
+    # One ULP jumps at the powers of two: there the error has two values, and each is looked at.
+    by_binade = function.error == "ulp"
+    pieces = target(function, parity=False).pieces if by_binade else (Piece(low, high),)
+    found: list[tuple[arb, arb, arb, float]] = []
+    counts: list[int] = []
     with ctx.workprec(_BITS):
-        start, width, middle = _ball(low), _ball(high - low), _ball((low + high) / 2)
-        # sin^2 keeps the relative precision of points near the lower end, where that end is 0.
-        points = [(start + width * arb(math.sin(a)) ** 2).mid() for a in angles]
-        points[-1] = _ball(high).mid()
-        weigh = _WEIGHTS[function.error]
-        kept: list[tuple[arb, arb, arb, float]] = []
-        for x, a in zip(points, angles, strict=True):
-            try:
-                truth = function.oracle.at(x, _BITS - 64)
-                if truth.is_zero():
-                    # A relative error has a limit at a zero: this close, it is that limit.
-                    x = (x + (middle - x) / arb(2) ** 70).mid()
-                    truth = function.oracle.at(x, _BITS - 64)
-            except NotProven:
-                continue
-            weight = weigh(function, truth)
-            if weight.is_finite():
-                kept.append((x, weight, truth * weight, math.sin(2 * a)))
-    measure = np.array([k[3] for k in kept])
+        for piece in pieces:
+            share = _angle(piece.high, low, high) - _angle(piece.low, low, high)
+            count = max(24, math.ceil(_POINTS * (freedom + 1) * share))
+            points = list(_weighed(function, piece, count))
+            counts.append(len(points))
+            found += points
+    if not found:
+        raise InputError(f"{function.name} has no finite value in its domain")
+    measure = np.array([p[3] for p in found])
     return _Grid(
-        [k[0] for k in kept],
-        [k[1] for k in kept],
-        [k[2] for k in kept],
+        [p[0] for p in found],
+        [p[1] for p in found],
+        [p[2] for p in found],
         measure / measure.sum(),
-        function.norm,
+        _slices(counts),
     )
 
 
-def _ulp_weight(function: Function, truth: arb) -> arb:
-    return 1 / _ball(function.format.spacing(to_fraction(truth)))
+def _angle(x: Fraction, low: Fraction, high: Fraction) -> float:
+    """Where x is between the ends, in the angle of Chebyshev's points: from 0 to 1."""
+    return math.acos(max(-1.0, min(1.0, 1 - 2 * float((x - low) / (high - low))))) / math.pi
 
 
-_WEIGHTS: Mapping[str, Callable[[Function, arb], arb]] = {
-    "relative": lambda _, truth: 1 / truth,
-    "absolute": lambda _, truth: arb(1),
-    "ulp": _ulp_weight,
+def _weighed(function: Function, piece: Piece, count: int) -> Iterator[tuple[arb, arb, arb, float]]:
+    """Points of a piece: the point, the weight, the weighted truth, its share of the domain."""
+    start, width = exact(piece.low), exact(piece.high - piece.low)
+    middle = start + width / 2
+    for i in range(count + 1):
+        angle = i * math.pi / (2 * count)
+        # sin^2 keeps the relative precision of points near the lower end, where that end is 0.
+        x = (start + width * arb(math.sin(angle)) ** 2).mid() if i < count else start + width
+        try:
+            truth = function.oracle.at(x.mid(), _BITS - 64)
+            if truth.is_zero():
+                # A relative error has a limit at a zero: this close, it is that limit.
+                x = x + (middle - x) / arb(2) ** 70
+                truth = function.oracle.at(x.mid(), _BITS - 64)
+        except NotProven:
+            continue
+        weight = _WEIGHTS[function.error](function, piece, truth)
+        if weight.is_finite():
+            share = math.sin(2 * angle) * float(width) / count
+            yield x.mid(), weight, truth * weight, share
+
+
+def _per_ulp(function: Function, piece: Piece, truth: arb) -> arb:
+    if piece.ulp is None:  # far below the largest value: as if each were at the end of its binade
+        return arb(2) ** function.format.precision / abs(truth)
+    return 1 / exact(piece.ulp)
+
+
+_WEIGHTS: Mapping[str, Callable[[Function, Piece, arb], arb]] = {
+    "relative": lambda _, __, truth: 1 / truth,
+    "absolute": lambda _, __, ___: arb(1),
+    "ulp": _per_ulp,
 }
 
 
 def _powers(grid: _Grid, exponents: Sequence[int], centre: Fraction) -> list[list[arb]]:
     with ctx.workprec(_BITS):
-        shift = _ball(centre)
+        shift = exact(centre)
         return [[(x - shift) ** e for e in exponents] for x in grid.points]
 
 
-def _sup(errors: np.ndarray, measure: np.ndarray) -> np.ndarray:
-    """The sup norms of rows of errors, each peak the top of the parabola through three points."""
-    size = np.abs(errors)
-    left, middle, right = size[:, :-2], size[:, 1:-1], size[:, 2:]
-    bend = 2 * middle - left - right
-    # Where the error jumps (a binade's end, under ulp) there is no parabola: a true peak is flat.
-    smooth = (middle >= left) & (middle >= right) & (bend > 0) & (bend < 0.02 * middle)
-    rise = np.divide((right - left) ** 2, 8 * bend, out=np.zeros_like(bend), where=smooth)
-    return np.maximum((middle + rise).max(axis=1), np.maximum(size[:, 0], size[:, -1]))
+def _sup(errors: np.ndarray, grid: _Grid) -> np.ndarray:
+    """The sup norms of rows of errors, peaks interpolated to about 1e-12 of their height."""
+    segments = [np.abs(errors[:, s]) for s in grid.segments]
+    return np.max([_highest(size) for size in segments], axis=0)
 
 
-def _root_mean_square(errors: np.ndarray, measure: np.ndarray) -> np.ndarray:
-    return np.sqrt(errors**2 @ measure)
+def _highest(size: np.ndarray) -> np.ndarray:
+    """The largest value of each row; inner peaks are those of the quartic through five points."""
+    largest = size.max(axis=1)
+    if size.shape[1] < 5:
+        return largest
+    inner = size[:, 1:-1]
+    peak = (inner >= size[:, :-2]) & (inner >= size[:, 2:]) & (inner > 0.99 * largest[:, None])
+    row, column = np.nonzero(peak)
+    at = np.clip(column + 1, 2, size.shape[1] - 3)
+    a, b, c, d, e = (size[row, at + k] for k in (-2, -1, 0, 1, 2))
+    # Newton's series about the middle, in units of the spacing.
+    first, second = (a - 8 * b + 8 * d - e) / 12, (-a + 16 * b - 30 * c + 16 * d - e) / 24
+    third, fourth = (-a + 2 * b - 2 * d + e) / 12, (a - 4 * b + 6 * c - 4 * d + e) / 24
+    place = (column + 1 - at).astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for _ in range(3):
+            slope = first + place * (2 * second + place * (3 * third + place * 4 * fourth))
+            bend = 2 * second + place * (6 * third + place * 12 * fourth)
+            place = place - slope / bend
+        top = c + place * (first + place * (second + place * (third + place * fourth)))
+    # A kink or noise is no smooth peak, and its interpolation may be anywhere.
+    smooth = (np.abs(place) <= 2) & (top < 1.01 * size[row, column + 1])
+    np.maximum.at(largest, row[smooth], top[smooth])
+    return largest
+
+
+def _root_mean_square(errors: np.ndarray, grid: _Grid) -> np.ndarray:
+    return np.sqrt(errors**2 @ grid.measure)
 
 
 _NORMS = {"sup": _sup, "l2": _root_mean_square}
@@ -334,13 +388,14 @@ class _Family:
     formats: tuple[Format, ...]
     free: tuple[int, ...]
     grid: _Grid
+    norm: str
 
     def floats(self, values: Values) -> np.ndarray:
         with ctx.workprec(_BITS):
             return np.array([float(e) for e in self.errors(values)])
 
     def norms(self, errors: np.ndarray) -> np.ndarray:
-        return _NORMS[self.grid.norm](np.atleast_2d(errors), self.grid.measure)
+        return _NORMS[self.norm](np.atleast_2d(errors), self.grid)
 
     def spacings(self, values: Values) -> Values:
         return tuple(self.formats[j].spacing(values[j]) for j in self.free)
@@ -408,9 +463,7 @@ class _Lattice:
         family: _Family, start: Values, steps: Values, reach: float, error: float
     ) -> _Lattice:
         with ctx.workprec(_BITS):
-            columns = [
-                family.slopes(start, j, s) for j, s in zip(family.free, steps, strict=True)
-            ]
+            columns = [family.slopes(start, j, s) for j, s in zip(family.free, steps, strict=True)]
             largest = [max(float(abs(c).mid()) for c in column) for column in columns]
             # 160 bits for the shortest column: reduced vectors are shorter still by the basis'
             # condition, and must keep the 53 bits of a double.
@@ -476,9 +529,7 @@ class _Lattice:
             here = errors + self.basis @ z
         return norm, z
 
-    def values(
-        self, start: Values, free: Sequence[int], steps: Values, z: np.ndarray
-    ) -> Values:
+    def values(self, start: Values, free: Sequence[int], steps: Values, z: np.ndarray) -> Values:
         values = list(start)
         amounts = [int(amount) for amount in z]
         for k, (j, step) in enumerate(zip(free, steps, strict=True)):

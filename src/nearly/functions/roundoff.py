@@ -10,7 +10,7 @@ second-order term left out, and correlations (y*y, x + d/x) are not lost as in a
 
 An operation is exact, and then adds nothing, if its result fits the format on the grid that its
 operands are multiples of: that one rule covers powers of two, Sterbenz' subtraction and
-Cody-Waite's products. Intervals are arrays, rounded outwards by one float64 step.
+Cody-Waite's products. Intervals are arrays of a longer format than the program's, rounded outwards by one of its steps.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ def analyse(
     - `contracted`: whether a product may be contracted into the sum that it feeds, or not: the
       bound then holds for both.
     """
+    if storage.computing.bits == 64:
+        # Ends rounded outwards in float64 would be as far off as the roundings to be bounded; where
+        # long double is no longer than double, the bound is only a little larger.
+        lo, hi = lo.astype(np.longdouble), hi.astype(np.longdouble)
     with np.errstate(all="ignore"):
         forward = _Forward(program, storage, lo, hi, forced, contracted)
         forward.run()
@@ -120,8 +124,7 @@ class _Forward:
         self.undecided = np.full(n, -1)
         self.low_outcome, self.high_outcome = np.zeros(n, np.int64), np.zeros(n, np.int64)
         smallest = _smallest(self.lo, self.hi)
-        grid = np.where(smallest == 0, self.storage.emin, _exponent(smallest))
-        grid = np.maximum(grid, self.storage.emin) - self.storage.precision + 1.0
+        grid = np.maximum(_exponent(smallest), self.storage.emin) - self.storage.precision + 1.0
         self.values["x"] = Reals(self.lo, self.hi, grid, grid)
         for name, value in self.program.constants.items():
             self.values[name] = self._constant(value)
@@ -173,11 +176,11 @@ class _Forward:
         size = np.maximum(np.abs(lo), np.abs(hi))
         # A float64 rounding of the end is below the power of two only if the end itself is.
         exact = (size < np.ldexp(1.0, _clipped(grid + digits))) & (grid >= least)
-        exact |= (lo == 0) & (hi == 0)
+        exact |= grid == _INF
         raw = lo, hi
-        lo, hi = np.nextafter(lo, -_INF), np.nextafter(hi, _INF)
+        lo, hi = _outwards(lo, hi, grid)
         delta = np.where(exact, 0.0, half_spacing(form, lo, hi))
-        lo, hi = np.nextafter(lo - delta, -_INF), np.nextafter(hi + delta, _INF)
+        lo, hi = _outwards(lo - delta, hi + delta, grid)
         lo, hi = self._overflowed(raw, lo, hi)
         self.deltas[self.index] = delta
         own = np.maximum(_exponent(_smallest(lo, hi)), form.emin) - digits + 1.0
@@ -188,10 +191,12 @@ class _Forward:
         """An infinity where the result surely rounds to one, a finite number where it does not."""
         form = self.format
         largest = float(form.largest)
-        # What is half way to the number after the largest; float64 says so itself by overflowing.
-        edge = largest + np.ldexp(1.0, form.emax - form.precision) if form.bits < 64 else largest
+        # Half way to the number after the largest; without a longer format, overflow itself tells.
+        longer = np.finfo(lo.dtype).nmant >= form.precision
+        half = np.ldexp(lo.dtype.type(1), form.emax - form.precision)
+        edge = largest + half if longer else lo.dtype.type(largest)
         sure_up, sure_down = raw[0] > edge, raw[1] < -edge
-        may = (raw[1] >= edge) | (raw[0] <= -edge) if form.bits < 64 else np.isinf(raw).any(0)
+        may = (raw[1] >= edge) | (raw[0] <= -edge) if longer else np.isinf(raw).any(0)
         self._open((may & ~sure_up & ~sure_down) | np.isnan(raw).any(0))
         low = np.where(sure_up, _INF, np.where(sure_down, -_INF, np.maximum(lo, -largest)))
         high = np.where(sure_up, _INF, np.where(sure_down, -_INF, np.minimum(hi, largest)))
@@ -203,12 +208,14 @@ class _Forward:
     def _add(self, a: Reals, b: Reals) -> Reals:
         grid = np.minimum(self._summand(a), self._summand(b))
         self.slopes[self.index] = (_ONE, _ONE)
-        return self._rounded(a.lo + b.lo, a.hi + b.hi, grid)
+        lo, hi = a.lo + b.lo, a.hi + b.hi
+        return self._rounded(lo, hi, _unless_zero(lo, hi, grid))
 
     def _sub(self, a: Reals, b: Reals) -> Reals:
         grid = np.minimum(self._summand(a), self._summand(b))
         self.slopes[self.index] = (_ONE, (-1.0, -1.0))
-        return self._rounded(a.lo - b.hi, a.hi - b.lo, grid)
+        lo, hi = a.lo - b.hi, a.hi - b.lo
+        return self._rounded(lo, hi, _unless_zero(lo, hi, grid))
 
     def _mul(self, a: Reals, b: Reals) -> Reals:
         self.slopes[self.index] = ((b.lo, b.hi), (a.lo, a.hi))
@@ -219,9 +226,11 @@ class _Forward:
     def _fma(self, a: Reals, b: Reals, c: Reals) -> Reals:
         self._open(_indefinite(a, b))
         lo, hi = _square(a) if a is b else _times((a.lo, a.hi), (b.lo, b.hi))
-        lo, hi = np.nextafter(lo, -_INF), np.nextafter(hi, _INF)
+        lo, hi = _outwards(lo, hi, a.grid + b.grid)
         self.slopes[self.index] = ((b.lo, b.hi), (a.lo, a.hi), _ONE)
-        return self._rounded(lo + c.lo, hi + c.hi, np.minimum(a.grid + b.grid, c.grid))
+        grid = np.minimum(a.grid + b.grid, c.grid)
+        lo, hi = lo + c.lo, hi + c.hi
+        return self._rounded(lo, hi, _unless_zero(lo, hi, grid))
 
     def _div(self, a: Reals, b: Reals) -> Reals:
         self._open((b.lo <= 0) & (b.hi >= 0))
@@ -491,6 +500,20 @@ def _widened(a: tuple[Array, Array]) -> tuple[Array, Array]:
 
 def _sum(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
     return _widened((a[0] + b[0], a[1] + b[1]))
+
+
+def _unless_zero(lo: Array, hi: Array, grid: Array) -> Array:
+    """The grid of a sum; a sum that is exactly zero is a multiple of everything."""
+    return np.where((lo == 0) & (hi == 0), _INF, grid)
+
+
+def _outwards(lo: Array, hi: Array, grid: Array) -> tuple[Array, Array]:
+    """One step outwards, but for an exact zero."""
+    zero = grid == _INF
+    return (
+        np.where(zero, lo, np.nextafter(lo, -_INF)),
+        np.where(zero, hi, np.nextafter(hi, _INF)),
+    )
 
 
 def _smallest(lo: Array, hi: Array) -> Array:

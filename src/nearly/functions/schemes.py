@@ -286,7 +286,9 @@ def _eve_steps(builder: Builder, y: Node, moved: fmpq_poly, roots: Sequence[Frac
 def _roots(polynomial: fmpq_poly) -> list[tuple[Fraction, Fraction]]:
     """(real, imaginary) of all roots, to about 2^-300; an imaginary part below 2^-250 is 0."""
     with ctx.workprec(ROOT_BITS):
-        roots = acb_poly([arb(c) for c in polynomial.coeffs()]).roots(tol=arb(2) ** -300, maxprec=4 * ROOT_BITS)
+        roots = acb_poly([arb(c) for c in polynomial.coeffs()]).roots(
+            tol=arb(2) ** -300, maxprec=4 * ROOT_BITS
+        )
         small = arb(2) ** -250
         return [
             (

@@ -8,6 +8,7 @@ symmetric, or starts at 0, is fitted on one side, in powers of x^2 (an odd one a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -185,7 +186,7 @@ def _zeros(function: Function, values: list[tuple[Fraction, arb]]) -> tuple[Zero
         return bool(function.oracle.value(exact(x)).mid() > 0)
 
     signed = [(x, bool(value.mid() > 0)) for x, value in values if x not in at]
-    for (a, positive), (b, other) in zip(signed, signed[1:], strict=False):
+    for (a, positive), (b, other) in itertools.pairwise(signed):
         if positive != other and not any(a < x < b for x in at):
             at.append(_bisect(positive_at, a, b, ANALYSIS_BITS))
     return tuple(Zero(x, _order(function, x, scale)) for x in sorted(at))
@@ -241,7 +242,7 @@ def _binades(function: Function, values: list[tuple[Fraction, arb]]) -> tuple[Pi
         return max(exponent(to_fraction(function.oracle.value(exact(x)))), bottom)
 
     cuts: list[Fraction] = []
-    for (a, at_a), (b, at_b) in zip(values, values[1:], strict=False):
+    for (a, at_a), (b, at_b) in itertools.pairwise(values):
         ends = sorted(max(exponent(to_fraction(v)), bottom) for v in (at_a, at_b))
         for k in range(ends[0] + 1, ends[1] + 1):
             cuts.append(_bisect(lambda x, k=k: power(x) >= k, a, b, 64))
@@ -251,7 +252,7 @@ def _binades(function: Function, values: list[tuple[Fraction, arb]]) -> tuple[Pi
         k = power((low + high) / 2)
         return Piece(low, high, Fraction(2) ** (k - precision + 1) if k > bottom else None)
 
-    return tuple(piece(a, b) for a, b in zip(edges, edges[1:], strict=False))
+    return tuple(piece(a, b) for a, b in itertools.pairwise(edges))
 
 
 def factors(zeros: tuple[Zero, ...], x: arb) -> arb:
@@ -307,9 +308,7 @@ def _quotient(
     return f / factor, factor, f
 
 
-def _measure(
-    function: Function, weight: str | None
-) -> Callable[[arb, arb, arb, arb, Piece], arb]:
+def _measure(function: Function, weight: str | None) -> Callable[[arb, arb, arb, arb, Piece], arb]:
     """W as a function of the point, g, D, f and the piece."""
     if weight is not None:
         oracle = Function(weight, function.domain).oracle

@@ -377,7 +377,11 @@ def up(value: arb) -> float:
 
 def down(value: arb) -> float:
     """A lower bound of |value| as a float."""
-    return max(0.0, math.nextafter(float(value.abs_lower()), -INFINITY)) if value.is_finite() else 0.0
+    if not value.is_finite():
+        return 0.0
+    least = value.abs_lower()
+    bound = float(least)  # truncated, so that a power of two stays one
+    return bound if arb(bound) <= least else max(0.0, math.nextafter(bound, -INFINITY))
 
 
 def _up(value: float) -> float:

@@ -148,11 +148,13 @@ def _from_file(text: str, dtype: str) -> Program | Compiled:
         raise InputError(f"{text!r} is neither a program's .json file nor lib.so:symbol")
     try:
         return _in_format(Program.from_json(Path(text).read_text()), dtype)
+    except NearlyError:
+        raise
     except OSError as error:
         raise InputError(f"{text} cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{text} is not JSON: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{text} is not a program: {error}; see docs/formats.md") from error
 
 
@@ -204,8 +206,8 @@ def _traced(function: Callable[[Any], Any], dtype: str) -> Program:
         raise
     except Exception as refused:
         return _by_jax(function, dtype, refused)
-    if isinstance(result, numbers.Real):
-        result = builder.constant(float(result))
+    if not isinstance(result, (Node, str)) and np.ndim(result) == 0:
+        result = builder.constant(_exact(result))
     if not isinstance(result, Node):
         raise InputError(
             f"the function returned {type(result).__name__} for a number; it must return a number"

@@ -19,8 +19,10 @@ from collections.abc import Callable, Mapping
 from nearly.functions.function import Function
 from nearly.functions.reduction.error_function import erf
 from nearly.functions.reduction.exponential import exponential
-from nearly.functions.reduction.hyperbolic import tanh
+from nearly.functions.reduction.hyperbolic import cosh, expm1, sigmoid, sinh, tanh
+from nearly.functions.reduction.inverse import asin, atan
 from nearly.functions.reduction.logarithm import logarithm
+from nearly.functions.reduction.root import cbrt, rsqrt, sqrt
 from nearly.functions.reduction.scheme import Reduction
 from nearly.functions.reduction.trigonometric import trigonometric
 
@@ -35,8 +37,18 @@ FAMILIES: Mapping[str, Callable[[Function], Reduction]] = {
     "log10": logarithm,
     "sin": trigonometric,
     "cos": trigonometric,
+    "tan": trigonometric,
+    "atan": atan,
+    "asin": asin,
     "tanh": tanh,
+    "sinh": sinh,
+    "cosh": cosh,
+    "expm1": expm1,
+    "sigmoid": sigmoid,
     "erf": erf,
+    "sqrt": sqrt,
+    "rsqrt": rsqrt,
+    "cbrt": cbrt,
 }
 
 

@@ -71,9 +71,9 @@ def _small(b: Builder, place: Layout, bits: Node, size: Node, core: Program) -> 
 
 
 def _saturation(place: Layout) -> Fraction:
-    """Where erfc has fallen to half the spacing below 1, rounded up to sixteenths."""
-    half_spacing = Fraction(1, 2 ** (place.precision + 1))
+    """Where 1 - erfc rounds to 1 and erfc may be a little wrong, rounded up to sixteenths."""
+    enough = Fraction(5, 8) / 2 ** (place.precision + 1)
     sixteenths = 16
-    while real(f"erfc({sixteenths}/16)") > half_spacing:
+    while real(f"erfc({sixteenths}/16)") > enough:
         sixteenths += 1
     return Fraction(sixteenths, 16)

@@ -11,8 +11,9 @@ however high the degree.) Registers wider than the format need none of this: the
 
 Exact steps: -k (see `nearest_integer`); r for exp2, since x and k are multiples of ulp(x) and the
 difference is at most 1/2 >= |x|'s own binade allows; k*L1 for the others, L1 being log_B(2) in
-p - bits(k) bits; x - k*L1 (a multiple of ulp(x) or of L1's last place, below 1); lead*r.
-Rounded: k*L2 and r, at 2^-p |r| each.
+p - bits(k) bits; high = x - k*L1 (a multiple of ulp(x) or of L1's last place, below 1); lead times
+anything. low = k*L2 is rounded, far below; r = high + low is used in `r g(r)` alone, and the sum is
+lead high + (r g + lead low).
 
 2^k is added to the exponent's bits: no product that could overflow on the way. A result below the
 smallest normal number is scaled by 2^unit instead, rounded to an integer by adding 2^(p-1), and
@@ -71,11 +72,11 @@ def _power(b: Builder, place: Layout, base: Base, core: Program) -> Node:
     lowest = b.constant(place.register.round(least / rate))
     x = b.select(b.lt(b.x, lowest), lowest, b.x) if underflows else b.x
     shifted, minus_k = nearest_integer(b, place, x, rate)
-    r = reduced_argument(b, place, x, minus_k, rate)
-    value = b.inline(core, r) if place.is_wide else b.add(1, tail_sum(b, base.lead, r, core))
+    parts = reduced_argument(b, place, x, minus_k, rate)
+    value = b.inline(core, parts.r) if place.is_wide else b.add(1, less_one(b, base, parts, core))
     scaled = b.iadd(b.bits(value), b.ishl(b.bits(shifted), place.mantissa))
     if underflows and place.has_subnormals:
-        scaled = b.select(b.lt(scaled, place.hidden), _subnormal(b, place, scaled), scaled)
+        scaled = b.select(b.lt(scaled, place.hidden), subnormal_bits(b, place, scaled), scaled)
     result = b.from_bits(scaled)
     overflow = (place.register.emax + 1) / rate
     if not place.reaches(overflow):
@@ -84,21 +85,45 @@ def _power(b: Builder, place: Layout, base: Base, core: Program) -> Node:
     return b.select(fits, result, b.mul(b.x, Fraction(2) ** place.register.emax))
 
 
-def reduced_argument(b: Builder, place: Layout, x: Node, minus_k: Node, rate: Fraction) -> Node:
-    """r = x - k/rate: exact for rate 1, else with 1/rate in two parts."""
+class Argument(NamedTuple):
+    """r = x - k log_B(2), rounded, and as a sum: `low` is None where `high` is all of it."""
+
+    r: Node
+    high: Node
+    low: Node | None
+
+
+def reduced_argument(b: Builder, place: Layout, x: Node, minus_k: Node, rate: Fraction) -> Argument:
+    """x - k/rate: exact for rate 1, else with 1/rate in two parts."""
     if rate == 1:
-        return b.add(x, minus_k)
-    step = 1 / rate
-    head = short(step, place.precision - (place.unit + 1).bit_length())
-    return b.fma(minus_k, step - head, b.fma(minus_k, head, x))
+        r = b.add(x, minus_k)
+        return Argument(r, r, None)
+    head = short(1 / rate, place.precision - (place.unit + 1).bit_length())
+    high = b.fma(minus_k, head, x)
+    low = b.mul(minus_k, 1 / rate - head)
+    return Argument(b.add(high, low), high, low)
 
 
-def tail_sum(b: Builder, lead: Fraction, r: Node, core: Program) -> Node:
-    """B^r - 1 = lead*r + r*g(r)."""
-    return b.fma(r, b.inline(core, r), r if lead == 1 else b.mul(r, lead))
+def less_one(b: Builder, base: Base, parts: Argument, core: Program) -> Node:
+    """B^r - 1 = lead*high + (r g(r) + lead*low)."""
+    if parts.low is None:
+        return b.fma(parts.r, b.inline(core, parts.r), _led(b, base, parts.high))
+    head, tail = less_one_parts(b, base, parts, core)
+    return b.add(head, tail)
 
 
-def _subnormal(b: Builder, place: Layout, scaled: Node) -> Node:
+def less_one_parts(b: Builder, base: Base, parts: Argument, core: Program) -> tuple[Node, Node]:
+    """B^r - 1 as an exact head and a small tail, for what else has to be added to the tail."""
+    assert parts.low is not None
+    tail = b.fma(parts.r, b.inline(core, parts.r), _led(b, base, parts.low))
+    return _led(b, base, parts.high), tail
+
+
+def _led(b: Builder, base: Base, node: Node) -> Node:
+    return node if base.lead == 1 else b.mul(node, base.lead)
+
+
+def subnormal_bits(b: Builder, place: Layout, scaled: Node) -> Node:
     """The bits of a number whose exponent has run below the lowest one."""
     integer = place.hidden  # 2^mantissa: its ulp is 1
     lifted = b.from_bits(b.iadd(scaled, place.unit << place.mantissa))

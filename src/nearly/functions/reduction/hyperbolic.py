@@ -1,24 +1,40 @@
-"""tanh over a whole format.
+"""tanh, sinh, cosh, expm1 and sigmoid over a whole format: what is made of e^x.
 
 By a = |x|, up to 1 (odd, small): tanh a = a + a^3 q(a), q(x) = (tanh x - x)/x^3. Above:
 
-    tanh a = 1 - 2/(e^(2a) + 1) = 1 - 2 * 2^-k / ((1 + 2^-k) + s),   e^(2a) = 2^k (1 + s),
+    tanh a = (d - 2 2^-k)/d,   d = (1 + 2^-k) + s,   e^(2a) = 2^k (1 + s),
 
-with s = r + r g(r) as in `exponential`. Dividing numerator and denominator by 2^k keeps them near
-1 for every a and saves the rounding of 1 + s. The quotient is below 1/4, so its errors count a
-quarter. a is held at a value from which tanh rounds to 1; NaN passes through.
+with s = r + r g(r) as in `exponential`. The difference is exact, so d's rounding is the only one
+beside the quotient's, and counts a third of itself because it cancels. Powers of two keep d near 1
+for every a. Where 2^-k reaches the last place of d the difference would be a tie and could fall the
+wrong way: 2 2^-k is taken one last place too small. a is held where tanh rounds to 1.
 
-Exact steps: 2a, -k, k*L1, 2a - k*L1 and powers of two as in `exponential`. 1 + 2^-k is rounded
-only for k >= p, where it has no effect.
+sinh and cosh: e^a = 2^k (1 + s) and e^-a = 2^-k / (1 + s), so 2^(1-k) times them is
+1 + (s -+ q), q = 2^-2k / (1 + s), the tail of s and q added first; sinh up to 1 is odd and small,
+a + a^3 q(a). expm1 is 2^k - 1 + 2^k s, with the error of the first sum. sigmoid is
+1/(1 + e^-a), times e^-a for negative x: three roundings, 2 ULP.
+
+Exact steps: 2a, -k, k*L1, x - k*L1 and powers of two as in `exponential`; d - 2 2^-k (both are
+multiples of d's last place and the difference is smaller); 1 + 2^-k is rounded only for k >= p,
+where it has no effect; 2^k - 1 for |k| < p, and beyond it the rounding is below the result's.
+NaN passes through.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 from nearly.functions.function import Function
 from nearly.functions.program import Builder, Node, Program
-from nearly.functions.reduction.exponential import BASES, reduced_argument, tail_sum
+from nearly.functions.reduction.exponential import (
+    BASES,
+    Argument,
+    less_one,
+    less_one_parts,
+    reduced_argument,
+    subnormal_bits,
+)
 from nearly.functions.reduction.layout import (
     Layout,
     give_sign,
@@ -29,15 +45,15 @@ from nearly.functions.reduction.layout import (
 )
 from nearly.functions.reduction.scheme import Reduction
 
-JOINT = Fraction(3, 4)
+EXP = BASES["exp"]
+JOINT = Fraction(3, 4)  # of tanh
 
 
 def tanh(function: Function) -> Reduction:
     """The reduction of tanh."""
-    place, base = layout(function), BASES["exp"]
+    place = layout(function)
     joint = str(JOINT)
     near = Function("(tanh(x)-x)/x^3", (f"-{joint}", joint), function.dtype, "absolute")
-    far = Function("(exp(x)-1)/x-1", (f"-{base.half}", base.half), function.dtype, "absolute")
 
     def wrap(near_core: Program, far_core: Program) -> Program:
         b = Builder(function.dtype)
@@ -48,21 +64,137 @@ def tanh(function: Function) -> Reduction:
         result = b.select(b.lt(size, JOINT), small, large)
         return b.program(keep_tiny(b, place, size, b.x, result))
 
-    return Reduction(function, (near, far), wrap)
+    return Reduction(function, (near, _exponential_core(function)), wrap)
 
 
 def _saturating(b: Builder, place: Layout, size: Node, core: Program) -> Node:
-    """1 - 2/(e^(2a) + 1)."""
-    rate = real(BASES["exp"].binary)
+    """(e^(2a) - 1)/(e^(2a) + 1), a > 1/2."""
+    rate = real(EXP.binary)
     # 2 e^(-2a) < 2^-(p+2): a > (p+3) log(2)/2
-    end = b.constant(Fraction(round((place.precision + 4) / (2 * rate))))
-    held = b.select(b.lt(end, size), end, size)
-    twice = b.add(held, held)
-    shifted, minus_k = nearest_integer(b, place, twice, rate)
-    s = tail_sum(b, Fraction(1), reduced_argument(b, place, twice, minus_k, rate), core)
+    held = _at_most(b, size, Fraction(round((place.precision + 4) / (2 * rate))))
+    shifted, parts = _argument(b, place, b.add(held, held))
+    s = less_one(b, EXP, parts, core)
     power = b.ishl(b.bits(shifted), place.mantissa)
-    one = place.register.emax << place.mantissa
-    inverse = b.from_bits(b.isub(one, power))
-    nearly_doubled = b.from_bits(b.isub(one + place.hidden - 1, power))
+    inverse = b.from_bits(b.isub(_one(place), power))
+    nearly_doubled = b.from_bits(b.isub(_one(place) + place.hidden - 1, power))
     divisor = b.add(b.add(inverse, 1), s)
     return b.div(b.sub(divisor, nearly_doubled), divisor)
+
+
+def sinh(function: Function) -> Reduction:
+    """The reduction of sinh."""
+    place = layout(function)
+    near = Function("(sinh(x)-x)/x^3", ("-1", "1"), function.dtype, "absolute")
+
+    def wrap(near_core: Program, far_core: Program) -> Program:
+        b = Builder(function.dtype)
+        size = b.abs(b.x)
+        cube = b.mul(b.x, b.mul(b.x, b.x))
+        small = b.fma(cube, b.inline(near_core, b.x), b.x)
+        large = give_sign(b, place, _half_sum(b, place, size, far_core, b.sub), b.x)
+        result = b.select(b.lt(size, 1), small, large)
+        return b.program(keep_tiny(b, place, size, b.x, result))
+
+    return Reduction(function, (near, _exponential_core(function)), wrap)
+
+
+def cosh(function: Function) -> Reduction:
+    """The reduction of cosh."""
+    place = layout(function)
+
+    def wrap(core: Program) -> Program:
+        b = Builder(function.dtype)
+        return b.program(_half_sum(b, place, b.abs(b.x), core, b.add))
+
+    return Reduction(function, (_exponential_core(function),), wrap)
+
+
+def _half_sum(
+    b: Builder, place: Layout, size: Node, core: Program, combine: Callable[[Node, Node], Node]
+) -> Node:
+    """(e^a + e^-a)/2, or with `sub` the difference."""
+    overflow = place.at_least((place.register.emax + 2) / real(EXP.binary))
+    shifted, parts = _argument(b, place, _at_most(b, size, overflow))
+    head, tail = less_one_parts(b, EXP, parts, core)
+    k = b.isub(b.bits(shifted), place.bits(place.magic))
+    # Beyond k = p the smaller exponential does not count, and 2^-2k would leave the format.
+    capped = b.select(b.lt(k, place.precision), k, b.constant(place.precision))
+    square = b.from_bits(b.isub(_one(place), b.ishl(capped, place.mantissa + 1)))
+    smaller = b.div(square, b.add(1, b.add(head, tail)))
+    value = b.add(1, b.add(head, combine(tail, smaller)))
+    scaled = b.iadd(b.bits(value), b.ishl(b.isub(k, 1), place.mantissa))
+    huge = b.mul(size, Fraction(2) ** place.register.emax)
+    return b.select(b.lt(size, overflow), b.from_bits(scaled), huge)
+
+
+def expm1(function: Function) -> Reduction:
+    """The reduction of expm1."""
+    place = layout(function)
+
+    def wrap(core: Program) -> Program:
+        b = Builder(function.dtype)
+        lowest = Fraction(-round((place.precision + 2) / real(EXP.binary)))
+        held = b.select(b.lt(b.x, lowest), b.constant(lowest), b.x)
+        shifted, parts = _argument(b, place, held)
+        head, tail = less_one_parts(b, EXP, parts, core)
+        power = b.ishl(b.bits(shifted), place.mantissa)
+        # Half of everything, so that 2^k does not overflow before the result does.
+        scale = b.from_bits(b.iadd(_one(place) - place.hidden, power))
+        whole = b.sub(scale, Fraction(1, 2))
+        first = b.mul(scale, head)
+        high = b.add(whole, first)
+        low = b.fma(scale, tail, b.add(b.sub(whole, high), first))
+        result = b.mul(b.add(high, low), 2)
+        fits = b.lt(b.x, place.at_least((place.register.emax + 1) / real(EXP.binary)))
+        huge = b.mul(b.x, Fraction(2) ** place.register.emax)
+        tiny = b.lt(b.abs(b.x), Fraction(1, 2 ** (place.precision + 1)))
+        return b.program(b.select(tiny, b.x, b.select(fits, result, huge)))
+
+    return Reduction(function, (_exponential_core(function),), wrap)
+
+
+def sigmoid(function: Function) -> Reduction:
+    """The reduction of sigmoid."""
+    place = layout(function)
+
+    def wrap(core: Program) -> Program:
+        b = Builder(function.dtype)
+        least = Fraction(round((place.unit + 3) / real(EXP.binary)))
+        shifted, parts = _argument(b, place, b.neg(_at_most(b, b.abs(b.x), least)))
+        grown = b.add(1, less_one(b, EXP, parts, core))
+        power = b.ishl(b.bits(shifted), place.mantissa)
+        # e^-a only counts beside 1 while it is far from subnormal: else 0 serves.
+        plain = b.iadd(b.bits(grown), power)
+        small = b.from_bits(b.select(b.lt(plain, place.hidden), b.constant(0), plain))
+        is_negative = b.lt(b.x, 0)
+        numerator = b.select(is_negative, grown, b.constant(Fraction(1)))
+        quotient = b.bits(b.div(numerator, b.add(1, small)))
+        scaled = b.iadd(quotient, b.select(is_negative, power, b.constant(0)))
+        if place.has_subnormals:
+            gradual = subnormal_bits(b, place, scaled)
+            scaled = b.select(b.lt(scaled, place.hidden), gradual, scaled)
+        is_number = b.eq(b.x, b.x)
+        return b.program(b.select(is_number, b.from_bits(scaled), b.x))
+
+    return Reduction(function, (_exponential_core(function),), wrap, bound=2.0)
+
+
+def _exponential_core(function: Function) -> Function:
+    return Function("(exp(x)-1)/x-1", (f"-{EXP.half}", EXP.half), function.dtype, "absolute")
+
+
+def _argument(b: Builder, place: Layout, x: Node) -> tuple[Node, Argument]:
+    """k in the low bits of a number, and x - k log 2."""
+    rate = real(EXP.binary)
+    shifted, minus_k = nearest_integer(b, place, x, rate)
+    return shifted, reduced_argument(b, place, x, minus_k, rate)
+
+
+def _at_most(b: Builder, size: Node, end: Fraction) -> Node:
+    """The smaller one; NaN stays."""
+    return b.select(b.lt(b.constant(end), size), b.constant(end), size)
+
+
+def _one(place: Layout) -> int:
+    """The bits of 1."""
+    return place.register.emax << place.mantissa

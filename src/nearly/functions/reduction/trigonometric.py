@@ -1,4 +1,4 @@
-"""sin and cos: Cody and Waite's reduction for bounded domains, Payne and Hanek's for whole formats.
+"""sin, cos and tan: Cody and Waite's reduction for bounded domains, Payne and Hanek's for whole formats.
 
 With k the integer nearest to 2x/pi and r = x - k pi/2 = h + l, |r| <= pi/4, by the last two bits
 of k the result is +-sin r or +-cos r. Both are computed, by
@@ -15,11 +15,14 @@ Ci's last place is at least 2^-p (x and all k*Ci are multiples of it, and the di
 1); the differences after that up to an error term which is itself exact: h' = h - w and
 (h - h') - w, for either |h| >= |w|, or h - w is exact. See `payne_hanek` for unbounded domains.
 
-Infinity and NaN give NaN by themselves (inf - inf).
+tan is the quotient of the two: three roundings, 2 ULP.
+
+Infinity and NaN are selected to give NaN.
 """
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 from nearly.functions.function import Function
@@ -32,36 +35,47 @@ from nearly.functions.reduction.layout import (
     real,
     short,
 )
-from nearly.functions.reduction.payne_hanek import whole_format
+from nearly.functions.reduction.payne_hanek import Angle, payne_hanek
 from nearly.functions.reduction.scheme import Reduction
 
 QUARTER = ("-0.7855", "0.7855")  # pi/4 and what k may be rounded wrongly by
-QUADRANTS = {"sin": 0, "cos": 1}
 
 
 def trigonometric(function: Function) -> Reduction:
-    """The reduction of sin or cos."""
+    """The reduction of sin, cos or tan."""
     place = layout(function)
     sine = Function("(sin(x)-x)/x^3", QUARTER, function.dtype, "absolute")
     cosine = Function("(cos(x)-1+x^2/2)/x^4", QUARTER, function.dtype, "absolute")
 
     def wrap(sine_core: Program, cosine_core: Program) -> Program:
         b = Builder(function.dtype)
-        k, h, l = _reduced(b, place)
+        angle = _reduced(b, place)
+        h, l = angle.high, angle.low
         h2 = b.mul(h, h)
         sine = b.add(h, b.fma(b.mul(h, h2), b.inline(sine_core, h), l))
         cosine = _cosine(b, h, l, h2, cosine_core)
-        if QUADRANTS[function.name]:
-            k = b.iadd(k, QUADRANTS[function.name])
-        is_odd = b.eq(b.iand(k, 1), 1)
-        sign = b.ishl(b.iand(k, 2), place.register.bits - 2)
-        chosen = b.bits(b.select(is_odd, cosine, sine))
-        result = b.from_bits(b.iadd(chosen, sign))  # flips the sign: its carry is lost
-        if function.name == "sin":
-            result = keep_tiny(b, place, b.abs(b.x), b.x, result)
+        result = _turned(b, place, function.name, angle.k, sine, cosine)
+        size = b.abs(b.x)
+        if place.magnitude is None:
+            result = b.select(b.lt(size, math.inf), result, b.constant(math.nan))
+        if function.name != "cos":
+            result = keep_tiny(b, place, size, b.x, result)
         return b.program(result)
 
-    return Reduction(function, (sine, cosine), wrap)
+    return Reduction(function, (sine, cosine), wrap, bound=2.5 if function.name == "tan" else 1.0)
+
+
+def _turned(b: Builder, place: Layout, name: str, k: Node, sine: Node, cosine: Node) -> Node:
+    """The function of r + k pi/2 from sin r and cos r."""
+    if name == "tan":
+        is_odd = b.eq(b.iand(k, 1), 1)
+        numerator = b.select(is_odd, b.neg(cosine), sine)
+        return b.div(numerator, b.select(is_odd, sine, cosine))
+    turns = b.iadd(k, 1) if name == "cos" else k
+    is_odd = b.eq(b.iand(turns, 1), 1)
+    sign = b.ishl(b.iand(turns, 2), place.register.bits - 2)
+    chosen = b.bits(b.select(is_odd, cosine, sine))
+    return b.from_bits(b.iadd(chosen, sign))  # flips the sign: its carry is lost
 
 
 def _cosine(b: Builder, h: Node, l: Node, h2: Node, core: Program) -> Node:
@@ -73,11 +87,10 @@ def _cosine(b: Builder, h: Node, l: Node, h2: Node, core: Program) -> Node:
     return b.add(first, b.add(error, rest))
 
 
-def _reduced(b: Builder, place: Layout) -> tuple[Node, Node, Node]:
-    """k (in the low bits), h and l."""
+def _reduced(b: Builder, place: Layout) -> Angle:
     largest = place.magnitude
-    if largest is None or largest > Fraction(2) ** (place.precision - 8):
-        return whole_format(b, place)
+    if largest is None or largest > Fraction(2) ** (place.precision // 2 + 2):
+        return payne_hanek(b, place)
     parts, count = quarter_turns(place, largest)
     shifted, minus_k = nearest_integer(b, place, b.x, real("2/pi"))
     high = b.x
@@ -92,7 +105,7 @@ def _reduced(b: Builder, place: Layout) -> tuple[Node, Node, Node]:
     low = b.mul(minus_k, parts[-1])
     for error in reversed(errors):
         low = b.add(error, low)
-    return b.bits(shifted), high, low
+    return Angle(b.bits(shifted), high, low)
 
 
 def quarter_turns(place: Layout, largest: Fraction) -> tuple[tuple[Fraction, ...], int]:
