@@ -16,7 +16,7 @@ from nearly.functions.fma import fma32, fma64
 def rounded(value: Fraction, precision: int, emin: int, emax: int) -> float:
     """To nearest, ties to even: found by searching the exponent, in exact integers."""
     sign, size = (-1 if value < 0 else 1), abs(value)
-    power = emin
+    power = max(emin, size.numerator.bit_length() - size.denominator.bit_length() - 1)
     while size >= Fraction(2) ** (power + 1):
         power += 1
     step = Fraction(2) ** (power - precision + 1)

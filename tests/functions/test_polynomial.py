@@ -1,6 +1,7 @@
 """Minimax polynomials: levelled errors, Sollya's figures, bases, zeros, degenerate cases."""
 
 import csv
+import itertools
 import random
 from fractions import Fraction
 from pathlib import Path
@@ -16,11 +17,11 @@ REFERENCE = Path(__file__).parent / "reference" / "polynomials.csv"
 
 
 def sollya() -> list[tuple[str, str, str, tuple[int, ...], float]]:
-    with REFERENCE.open() as file:
-        return [
-            (name, low, high, tuple(map(int, powers.split())), float(error))
-            for name, low, high, powers, error in csv.reader(file)
-        ]
+    rows = csv.reader(REFERENCE.read_text().splitlines())
+    return [
+        (name, low, high, tuple(map(int, powers.split())), float(error))
+        for name, low, high, powers, error in rows
+    ]
 
 
 def relative_error(function: Function, polynomial: Polynomial, x: Fraction) -> float:
@@ -46,7 +47,7 @@ def test_the_error_alternates_and_is_level(name, domain, degree):
     inside = [x for x in best.extrema if x]
     errors = [relative_error(function, best.polynomial, x) for x in inside]
     assert len(best.extrema) == len(best.polynomial.coefficients) + 1
-    assert all(a * b < 0 for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a * b < 0 for a, b in itertools.pairwise(errors))
     assert max(map(abs, errors)) == pytest.approx(float(best.error), rel=1e-6)
     assert min(map(abs, errors)) == pytest.approx(float(best.error), rel=1e-3)
 

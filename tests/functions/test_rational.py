@@ -1,6 +1,7 @@
 """Rationals: an independent solution's figures, levelled errors, Pade's closed form, degeneracy."""
 
 import csv
+import itertools
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ from nearly.functions.function import Function
 from nearly.functions.rational import Rational, minimax, minimax_quotient, pade
 
 REFERENCE = Path(__file__).parent / "reference" / "rationals.csv"
-ALL = list(csv.reader(REFERENCE.open()))
+ALL = list(csv.reader(REFERENCE.read_text().splitlines()))
 
 
 def relative_error(function: Function, value: Fraction, x: Fraction) -> float:
@@ -37,7 +38,7 @@ def test_the_error_alternates_and_is_level(m, n):
     best = minimax(function, m, n)
     errors = [relative_error(function, best.rational(x), x) for x in best.extrema]
     assert len(errors) == m + n + 2
-    assert all(a * b < 0 for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a * b < 0 for a, b in itertools.pairwise(errors))
     assert [abs(e) for e in errors] == pytest.approx([float(best.error)] * len(errors), rel=1e-3)
 
 

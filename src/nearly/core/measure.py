@@ -10,8 +10,9 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 from nearly.core.errors import NearlyError
 from nearly.core.problem import Host, Problem, Tuned
 from nearly.core.run import Dial, Trial
-from nearly.core.tally import tally
+from nearly.core.tally import clean, tally
 
 TUNING_SEED = 2**20  # tuning keys are drawn where no measured seed lies
 
@@ -87,19 +88,27 @@ def prepare(problem: Problem, standin: Any, key: Any, *, counted: bool = False) 
     """Compile one use of a stand-in, or reuse the program that differs only in its arrays.
 
     The dial is an array of the stand-in wherever its protocol allows, so changing it, or
-    repeating a run, compiles nothing.
+    repeating a run, compiles nothing. Unless it is `counted`, inside a tally, the oracles' marks
+    are not even traced: what is timed is the bare program.
     """
+    marks = nullcontext if counted else clean
     if on_host(standin):
-        return Use(lambda: problem.apply(standin, key=key))
+        return Use(partial(_apply_on_host, problem, standin, key, marks))
     static, arrays = _split(problem, standin)
     shapes = tuple((a.shape, str(a.dtype), getattr(a, "weak_type", False)) for a in arrays)
     signature = (static, shapes, counted, jax.config.read("jax_enable_x64"))
     if signature not in _compiled:
         start = time.perf_counter()
-        program = _jitted.lower(static, arrays, key).compile()
+        with marks():
+            program = _jitted.lower(static, arrays, key).compile()
         _compiled[signature] = (program, time.perf_counter() - start, _bytes(program))
     program, seconds, size = _compiled[signature]
     return Use(lambda: program(arrays, key), seconds, size)
+
+
+def _apply_on_host(problem: Problem, standin: Any, key: Any, marks: Any) -> Any:
+    with marks():
+        return problem.apply(standin, key=key)
 
 
 def _bytes(program: Any) -> float | None:

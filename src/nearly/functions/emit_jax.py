@@ -110,7 +110,7 @@ def {name}_second_jvp(primals, tangents):
 """
 
 GUARD = """\
-    if not jax.config.jax_enable_x64:
+    if jnp.result_type(float) != jnp.float64:
         raise RuntimeError({message!r})
 """
 
@@ -125,6 +125,15 @@ MATHEMATICS = {
     **{"asin": "jnp.arcsin", "acos": "jnp.arccos", "atan": "jnp.arctan", "rsqrt": "lax.rsqrt"},
     **{"asinh": "jnp.arcsinh", "acosh": "jnp.arccosh", "atanh": "jnp.arctanh"},
     **{"erf": "lax.erf", "erfc": "lax.erfc", "lgamma": "lax.lgamma", "digamma": "lax.digamma"},
+}
+
+
+SIGNS: dict[type[ast.operator], str] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.Pow: "**",
 }
 
 
@@ -177,9 +186,9 @@ class JaxFunction:
         return JaxFunction, (self.program, self.derivative, self.name)
 
     def __call__(self, x: Any) -> Any:
-        import jax
+        import jax.numpy as jnp
 
-        if self.program.dtype == "float64" and not jax.config.jax_enable_x64:
+        if self.program.dtype == "float64" and jnp.result_type(float) != jnp.float64:
             raise PrecisionError(_remedy(self.name))
         return self.traced(x)
 
@@ -363,10 +372,8 @@ def _source(tree: ast.expr, text: str) -> str:
             return f"({_source(left, text)} {SIGNS[type(op)]} {_source(right, text)})"
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in MATHEMATICS:
             return f"{MATHEMATICS[name]}({_source(argument, text)})"
-    raise InputError(
-        f"{ast.unparse(tree)!r} in the derivative {text!r} is not understood; use x, y, pi, "
-        f"numbers, + - * / ** and {', '.join(sorted(MATHEMATICS))}"
-    )
-
-
-SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
+        case _:
+            raise InputError(
+                f"{ast.unparse(tree)!r} in the derivative {text!r} is not understood; use x, y, "
+                f"pi, numbers, + - * / ** and {', '.join(sorted(MATHEMATICS))}"
+            )

@@ -71,7 +71,7 @@ def to_numpy(program: Program, name: str, header: ErrorStatement) -> str:
     note = ["x holds bfloat16 numbers, or uint16 with their bits"]
     parts = [
         docstring([*header.lines(), *(note if program.dtype == "bfloat16" else [])]),
-        "import numpy as np\n",
+        "import numpy as np\n" + ("from numpy.typing import ArrayLike\n" if fused else ""),
         *(inspect.getsource(f) for f in helpers),
         "\n".join(rows(label, t, register) for label, t in program.tables.items()),
         f"def {name}(x):\n" + "\n".join("    " + line for line in _body(program)),

@@ -46,7 +46,9 @@ def _grid(piece: Piece, inside: Sequence[arb], density: int) -> list[arb]:
     small = (high - low) * arb(2) ** -80
     knots = [low, *(x for x in inside if bool(x - low > small) and bool(high - x > small)), high]
     grid = [(a + (b - a) * i / density).mid() for a, b in pairwise(knots) for i in range(density)]
-    return [*grid, high]
+    # Next to 0 a function such as expm1(x)/x loses all precision; at 0 itself its limit is known.
+    tiny = (high - low) * arb(2) ** -40
+    return [arb(0) if bool(abs(x) < tiny) and bool(low * high < 0) else x for x in (*grid, high)]
 
 
 def _peaks(

@@ -12,7 +12,7 @@ from nearly.functions.formats import FORMATS, Format
 from nearly.functions.program import Constant, Program
 
 # Elements a block: the values of all instructions together stay in the cache.
-BLOCK = 1 << 14
+BLOCK = 1 << 13
 
 
 def evaluate(program: Program, x: Any) -> np.ndarray:
@@ -28,7 +28,7 @@ def evaluate(program: Program, x: Any) -> np.ndarray:
     through as IEEE 754 says, and nothing warns. The sign and payload of a NaN are unspecified, and
     so is what `bits` makes of one; so is `to_int` of what no integer can hold.
 
-    Cost: a few ns per element and instruction, about fifty for an fma in float64, which NumPy
+    Cost: a few ns per element and instruction, about a hundred for an fma in float64, which NumPy
     lacks and which is put together from error-free sums.
     """
     register = registers(program.format)

@@ -12,19 +12,18 @@ subnormal numbers is rounded at their spacing, not twice.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["fma32", "fma64"]
 
 
-def two_sum(
-    a: np.ndarray | np.generic, b: np.ndarray | np.generic
-) -> tuple[np.ndarray | np.generic, np.ndarray | np.generic]:
+def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
 
 
-def odd_sum(a: np.ndarray | np.generic, b: np.ndarray | np.generic) -> np.ndarray | np.generic:
+def odd_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b in float64, rounded to odd: an inexact sum keeps its last bit set."""
     s, error = two_sum(a, b)
     bits = s.view(np.int64)
@@ -33,19 +32,18 @@ def odd_sum(a: np.ndarray | np.generic, b: np.ndarray | np.generic) -> np.ndarra
     return (bits + np.where(inexact, step, 0)).view(np.float64)
 
 
-def fma32(
-    a: np.ndarray | np.generic, b: np.ndarray | np.generic, c: np.ndarray | np.generic
-) -> np.ndarray | np.generic:
+def fma32(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> np.ndarray:
     with np.errstate(all="ignore"):
         # The product of two float32 numbers is exact in float64.
-        a, b, c = (np.asarray(v, np.float64) for v in (a, b, c))
-        return odd_sum(a * b, c).astype(np.float32)
+        shape = np.broadcast(a, b, c).shape
+        a, b, c = (np.atleast_1d(np.asarray(v, np.float64)) for v in (a, b, c))
+        return odd_sum(a * b, c).astype(np.float32).reshape(shape)
 
 
-def fma64(
-    a: np.ndarray | np.generic, b: np.ndarray | np.generic, c: np.ndarray | np.generic
-) -> np.ndarray | np.generic:
+def fma64(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> np.ndarray:
     with np.errstate(all="ignore"):
+        shape = np.broadcast(a, b, c).shape
+        a, b, c = (np.atleast_1d(np.asarray(v, np.float64)) for v in (a, b, c))
         plain = np.where(np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), c, a * b + c)
         regular = np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & (a != 0) & (b != 0)
         (a, i), (b, j), (c, k) = np.frexp(a), np.frexp(b), np.frexp(c)
@@ -71,4 +69,4 @@ def fma64(
             whole, part = two_sum(base, head)
             rounded = np.ldexp((whole + odd_sum(part, tail)) - base, top)
             result = np.where(tiny, np.copysign(rounded, total), result)
-        return np.where(regular, result, plain)
+        return np.where(regular, result, plain).reshape(shape)

@@ -100,7 +100,7 @@ def minimax(
     return _minimax(canonical(function, weight), degree, powers, fixed, weight)
 
 
-def check_degree(degree: int) -> None:
+def check_degree(degree: object) -> None:
     if not isinstance(degree, int) or not 0 <= degree <= 64:
         raise InputError(f"degree {degree!r}: a polynomial's dial is a whole number from 0 to 64")
 

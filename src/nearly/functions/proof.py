@@ -287,10 +287,13 @@ class _Rounding:
         best = 0.0
         for _ in range(64):
             analysis = self._analyse(work)
-            point = self._analyse(replace(work, last=work.first))
-            bound, at_point = self._measured(work, analysis), self._measured(work, point)
-            finite = at_point[np.isfinite(at_point)]
-            best = max(best, float(finite.max(initial=0.0)))
+            points = replace(work, last=work.first)
+            bound = self._measured(work, analysis)
+            single = self._analyse(points)
+            at_point = self._measured(points, single)
+            # A forced outcome need not be possible at this very point.
+            counts = np.isfinite(at_point) & (single.undecided < 0)
+            best = max(best, float(at_point[counts].max(initial=0.0)))
             loose = ~(bound <= SHARP * best) & (work.first < work.last)
             kept.append(work.take(~loose))
             work = work.take(loose)
@@ -311,7 +314,8 @@ class _Rounding:
 
     def _truth(self, work: _Work) -> tuple[np.ndarray, np.ndarray]:
         lo, hi = self._ends(work)
-        with ctx.workprec(128):
+        # Enough to tell exp2(x) from 1 for the smallest x: the spacing differs below and above.
+        with ctx.workprec(64 + self.format.precision - self.format.emin):
             return _enclosures(self.function, lo, hi)
 
     def _rows(self, work: _Work, special: float) -> _Rows:

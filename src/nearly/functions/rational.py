@@ -40,11 +40,9 @@ class Rational:
         """The same quotient in powers of (x - centre), exactly."""
         if centre == self.centre:
             return self
-        parts = (
-            shifted(exact_polynomial(part), centre - self.centre)
-            for part in (self.numerator, self.denominator)
-        )
-        return from_parts(*parts, centre)
+        by = centre - self.centre
+        above = shifted(exact_polynomial(self.numerator), by)
+        return from_parts(above, shifted(exact_polynomial(self.denominator), by), centre)
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def minimax(
     return _minimax(canonical(function, weight), numerator, denominator, weight)
 
 
-def check_type(numerator: int, denominator: int) -> None:
+def check_type(numerator: object, denominator: object) -> None:
     for degree in (numerator, denominator):
         if not isinstance(degree, int) or not 0 <= degree <= 32:
             raise InputError(f"type {numerator}/{denominator}: degrees are 0 to 32")

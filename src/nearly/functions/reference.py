@@ -19,7 +19,7 @@ from flint import arb, ctx
 from nearly.core.errors import InputError, NotProven
 from nearly.functions.formats import Format
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact, to_fraction
+from nearly.functions.taylor_bound import spacing_at
 
 DEGREE = 11
 NODES = np.cos(np.pi * (2 * np.arange(DEGREE + 1) + 1) / (2 * DEGREE + 2))
@@ -214,8 +214,7 @@ def error_in_ulps(function: Function, x: float, y: float) -> float:
             if bool(truth > 0) != (y > 0) or abs(truth) <= largest:
                 return math.inf
             return float((largest + top - abs(truth)) / top) if abs(truth) < largest + top / 2 else 0.0
-        spacing = format.spacing(to_fraction(truth)) if abs(truth) <= largest else to_fraction(top)
-        return nearest(abs(arb(y) - truth) / exact(spacing))
+        return nearest(abs(arb(y) - truth) / arb(spacing_at(format, abs(truth).mid())))
 
 
 def errors_at(

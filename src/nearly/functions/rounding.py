@@ -24,7 +24,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import accumulate, combinations, islice
+from itertools import accumulate, combinations, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,8 @@ def round_coefficients(
     exponents: Sequence[int],
     coefficients: Sequence[Fraction],
     *,
-    pinned: Mapping[int, Fraction] = {},  # noqa: B006 - never written to
-    formats: Mapping[int, Format] = {},  # noqa: B006
+    pinned: Mapping[int, Fraction] = {},
+    formats: Mapping[int, Format] = {},
     centre: Fraction = Fraction(0),
 ) -> Values:
     """Coefficients of a polynomial in the registers of a format, of nearly the least error there.
@@ -257,7 +257,7 @@ class _Grid:
 
 def _slices(counts: Sequence[int]) -> tuple[slice, ...]:
     ends = list(accumulate(counts, initial=0))
-    return tuple(slice(a, b) for a, b in zip(ends, ends[1:], strict=False) if b > a)
+    return tuple(slice(a, b) for a, b in pairwise(ends) if b > a)
 
 
 def _grid(function: Function, freedom: int) -> _Grid:

@@ -169,14 +169,19 @@ class _Forward:
 
     # ---------------------------------------------------------------------------------- reals
 
-    def _rounded(self, lo: Array, hi: Array, grid: Array, product: bool = False) -> Reals:
-        """A register from the enclosure of the exact result, not yet rounded outwards."""
+    def _rounded(
+        self, lo: Array, hi: Array, grid: Array, product: bool = False, scaled: Any = False
+    ) -> Reals:
+        """A register from the enclosure of the exact result, not yet rounded outwards.
+
+        `scaled`: where it is a register times a power of two, exact unless it underflows.
+        """
         form = self.format
         least, digits = form.emin - form.precision + 1, form.precision
         size = np.maximum(np.abs(lo), np.abs(hi))
         # A float64 rounding of the end is below the power of two only if the end itself is.
         exact = (size < np.ldexp(1.0, _clipped(grid + digits))) & (grid >= least)
-        exact |= grid == _INF
+        exact |= (grid == _INF) | (scaled & (grid >= least))
         raw = lo, hi
         lo, hi = _outwards(lo, hi, grid)
         delta = np.where(exact, 0.0, half_spacing(form, lo, hi))
@@ -221,7 +226,8 @@ class _Forward:
         self.slopes[self.index] = ((b.lo, b.hi), (a.lo, a.hi))
         self._open(_indefinite(a, b))
         lo, hi = _square(a) if a is b else _times((a.lo, a.hi), (b.lo, b.hi))
-        return self._rounded(lo, hi, a.grid + b.grid, product=True)
+        scaled = _is_power(a) | _is_power(b)
+        return self._rounded(lo, hi, a.grid + b.grid, product=True, scaled=scaled)
 
     def _fma(self, a: Reals, b: Reals, c: Reals) -> Reals:
         self._open(_indefinite(a, b))
@@ -239,9 +245,9 @@ class _Forward:
         lo, hi = ends.min(0), ends.max(0)
         slope = _times(_negated((lo, hi)), inverse)
         self.slopes[self.index] = (inverse, _widened(slope))
-        power = (b.lo == b.hi) & (np.frexp(b.lo)[0] == 0.5)
-        grid = np.where(power, a.grid - _exponent(b.lo), -_INF)
-        return self._rounded(lo, hi, grid)
+        scaled = _is_power(b)
+        grid = np.where(scaled, a.grid - _exponent(b.lo), -_INF)
+        return self._rounded(lo, hi, grid, scaled=scaled)
 
     def _sqrt(self, a: Reals) -> Reals:
         self._open(a.lo <= 0)
@@ -483,6 +489,11 @@ def _indefinite(a: Reals, b: Reals) -> Array:
         ((v.lo <= 0) & (v.hi >= 0) for v in (b, a)),
     )
     return np.logical_or.reduce([i & z for i, z in zip(infinite, null, strict=True)])
+
+
+def _is_power(a: Reals) -> Array:
+    """Where a register is plus or minus one power of two."""
+    return (a.lo == a.hi) & (np.abs(np.frexp(a.lo)[0]) == 0.5)
 
 
 def _square(a: Reals) -> tuple[Array, Array]:

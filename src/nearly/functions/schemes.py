@@ -34,6 +34,8 @@ from nearly.functions.program import Builder, Node, Program
 Scheme = Callable[[Builder, Node, Sequence[Fraction]], Node]
 Value = Node | Fraction  # a constant stays one until it meets a variable
 
+_NO_CONSTANTS = "Knuth-Eve finds no real constants for this polynomial: take Horner or Estrin"
+
 ROOT_BITS = 640  # precision of the roots that Knuth-Eve needs
 
 
@@ -51,7 +53,7 @@ def polynomial_program(scheme: Scheme, polynomial: Polynomial) -> Program:
 def _in_powers(builder: Builder, z: Node, polynomial: Polynomial, scheme: Scheme) -> Node:
     offset, step, coefficients = common_power(polynomial.exponents, polynomial.coefficients)
     u = power(builder, z, step)
-    value = scheme(builder, u, coefficients) if len(coefficients) > 1 else coefficients[0]
+    value = scheme(builder, u, coefficients) if any(coefficients[1:]) else coefficients[0]
     if offset:
         return product(builder, value, power(builder, z, offset))
     return value if isinstance(value, Node) else builder.constant(value, "r")
@@ -59,14 +61,14 @@ def _in_powers(builder: Builder, z: Node, polynomial: Polynomial, scheme: Scheme
 
 def common_power(
     exponents: Sequence[int], coefficients: Sequence[Fraction]
-) -> tuple[int, int, tuple[Fraction, ...]]:
+) -> tuple[int, int, list[Fraction]]:
     """(offset, step, dense): the polynomial is z^offset times the dense one in z^step."""
     offset = min(exponents)
     step = math.gcd(*(e - offset for e in exponents)) or 1
     dense = [Fraction(0)] * ((max(exponents) - offset) // step + 1)
     for e, c in zip(exponents, coefficients, strict=True):
         dense[(e - offset) // step] = c
-    return offset, step, tuple(dense)
+    return offset, step, dense
 
 
 def power(builder: Builder, x: Node, exponent: int) -> Node:
@@ -178,8 +180,8 @@ def knuth_eve(builder: Builder, x: Node, coefficients: Sequence[Fraction]) -> An
     """Preconditioned evaluation: degree 4 in 3 products and 5 sums, 6 in 4 and 7, n in n/2+2 and n.
 
     Knuth's forms for degrees 4 and 6, which exist for all real coefficients; Eve's for the others.
-    Raises `InputError` under degree 4, where nothing is saved, and where no shift makes all of
-    Eve's constants real.
+    Raises `InputError` under degree 4, where nothing is saved, and for a polynomial with multiple
+    roots: a shift that makes all of Eve's constants real always exists, but is not found then.
     """
     degree = len(coefficients) - 1
     if degree < 4:
@@ -247,10 +249,7 @@ def _eve(builder: Builder, x: Node, coefficients: Sequence[Fraction]) -> Node:
         if all(not imaginary for _, imaginary in roots):
             others = sorted((root for root, _ in roots), key=lambda root: abs(root - pair))[1:]
             return _eve_steps(builder, x - shift, moved, [pair, *sorted(others)])
-    raise InputError(
-        f"Knuth-Eve at degree {len(coefficients) - 1}: no shift makes its constants real here: "
-        "take Horner's or Estrin's scheme"
-    )
+    raise InputError(_NO_CONSTANTS)
 
 
 def _pairs(roots: Sequence[tuple[Fraction, Fraction]]) -> list[tuple[Fraction, Fraction]]:
@@ -286,9 +285,11 @@ def _eve_steps(builder: Builder, y: Node, moved: fmpq_poly, roots: Sequence[Frac
 def _roots(polynomial: fmpq_poly) -> list[tuple[Fraction, Fraction]]:
     """(real, imaginary) of all roots, to about 2^-300; an imaginary part below 2^-250 is 0."""
     with ctx.workprec(ROOT_BITS):
-        roots = acb_poly([arb(c) for c in polynomial.coeffs()]).roots(
-            tol=arb(2) ** -300, maxprec=4 * ROOT_BITS
-        )
+        balls = acb_poly([arb(c) for c in polynomial.coeffs()])
+        try:
+            roots = balls.roots(tol=arb(2) ** -300, maxprec=4 * ROOT_BITS)
+        except ValueError:
+            raise InputError(_NO_CONSTANTS) from None
         small = arb(2) ** -250
         return [
             (

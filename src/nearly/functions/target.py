@@ -211,7 +211,8 @@ def _bisect(
         else:
             high = middle
     short = low.limit_denominator(2**16)
-    return short if abs(short - low) <= 2 * width else low
+    # The last bits are the rounding of the values, not the place of the change.
+    return short if abs(short - low) <= 2**24 * width else low
 
 
 def _order(function: Function, x: Fraction, scale: arb) -> int:

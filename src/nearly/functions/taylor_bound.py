@@ -304,8 +304,14 @@ def _scales(function: Function, truth: arb) -> tuple[float, float]:
 
 def spacing_at(format: Format, magnitude: arb) -> float:
     """The format's spacing at an exact non-negative number."""
-    size = min(exponent(to_fraction(magnitude)), format.emax)
-    return math.ldexp(1.0, max(size, format.emin) - format.precision + 1)
+    # Compared first: the fraction of a number like 2^-(2^60) would fill the memory.
+    if magnitude < arb(2) ** format.emin:
+        size = format.emin
+    elif magnitude >= arb(2) ** format.emax:
+        size = format.emax
+    else:
+        size = exponent(to_fraction(magnitude))
+    return math.ldexp(1.0, size - format.precision + 1)
 
 
 def _valuation(m: arb_series, w: arb_series, wide_w: arb_series) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,7 +57,8 @@ class Compiled:
         return format_named(self.dtype)
 
     @cached_property
-    def _address(self) -> int:
+    def address(self) -> int:
+        """Where the function is in memory; `InputError` without such a library or symbol."""
         try:
             loaded = ctypes.CDLL(str(Path(self.library).resolve()))
         except OSError as error:
@@ -85,7 +85,7 @@ class Compiled:
         """The values at an array of the format; needs a C compiler for the loop around it."""
         points = np.ascontiguousarray(x, self.format.dtype)
         values = np.empty_like(points)
-        self._drive(self._address, points.ctypes.data, values.ctypes.data, points.size)
+        self._drive(self.address, points.ctypes.data, values.ctypes.data, points.size)
         return values
 
 
@@ -142,7 +142,7 @@ def _from_file(text: str, dtype: str) -> Program | Compiled:
         if dtype == "real":
             raise InputError(f"{text} is compiled code; give a --dtype to try its inputs in")
         compiled = Compiled(path, symbol, dtype)
-        _ = compiled._address
+        _ = compiled.address
         return compiled
     if not text.endswith(".json"):
         raise InputError(f"{text!r} is neither a program's .json file nor lib.so:symbol")
@@ -172,8 +172,8 @@ def _horner(given: Any, dtype: str) -> Program:
 
 
 def _exact(coefficient: Any) -> Fraction:
-    value = coefficient.item() if hasattr(coefficient, "item") else coefficient
-    if isinstance(value, numbers.Real) or hasattr(value, "as_integer_ratio"):
+    value: Any = coefficient.item() if hasattr(coefficient, "item") else coefficient
+    if hasattr(value, "as_integer_ratio"):
         try:
             return Fraction(*value.as_integer_ratio())
         except (ValueError, OverflowError) as error:

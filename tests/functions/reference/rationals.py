@@ -44,7 +44,7 @@ def levelled(f: Callable[[mpf], mpf], points: list[mpf], m: int, n: int) -> list
         level = mp.re(value)
         q = mp.matrix([mp.re(vectors[j, k] / max(vectors[:, k], key=abs)) for j in range(n + 1)])
         right = below * q + level * (signed * q)
-        projected = (q_full[:, : m + 1].T * right)
+        projected = q_full[:, : m + 1].T * right
         p = mp.lu_solve(r_full[: m + 1, : m + 1], projected)
         solutions.append((level, p, q))
     return solutions
