@@ -230,7 +230,7 @@ def test_code_goes_to_stdout_alone_and_the_words_to_stderr() -> None:
     command, label, code = done.out.splitlines()
     assert command.startswith("# nearly within 1e-3")
     assert label == "# PROVEN"
-    assert code == f"root2 = {NEWTON!r}, 'toy'"  # the problem was told the form, too
+    assert code == f"root2 = {NEWTON!r}, 'toy', 'toy'"  # the problem was told the form, too
     assert done.err.startswith("pick: ")
 
 

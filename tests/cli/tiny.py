@@ -87,8 +87,9 @@ finished = Root(steps=2)
 number = 7
 
 
-def export(problem: Any, run: Any, *, name: str, command: str) -> str:
-    return f"# {command}\n# {run.certificate.label}\n{name} = {run.method!r}, {problem.to!r}"
+def export(problem: Any, run: Any, *, form: str, name: str, command: str) -> str:
+    made = f"{name} = {run.method!r}, {problem.to!r}, {form!r}"
+    return f"# {command}\n# {run.certificate.label}\n{made}"
 
 
 def greet(whom: str) -> None:

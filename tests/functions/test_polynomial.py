@@ -120,6 +120,8 @@ def test_pinned_coefficients_stay_and_cost_accuracy():
     assert pinned.polynomial.coefficients[0] == 1
     assert free.error < pinned.error < 8 * free.error
     assert len(pinned.extrema) == 5
+    by_degree = minimax(function, 4, pinned={0: Fraction(1)})
+    assert by_degree.polynomial == pinned.polynomial
 
 
 def test_any_powers_may_be_chosen():
@@ -188,3 +190,25 @@ def test_an_unbounded_domain_is_refused():
 def test_values_are_exact():
     polynomial = Polynomial((0, 2), (Fraction(1, 3), Fraction(2)), Fraction(1))
     assert polynomial(Fraction(4)) == Fraction(1, 3) + 18
+
+
+def test_a_symmetric_error_does_not_pass_for_none():
+    # gelu(x) - x/2 is even, so on a symmetric reference of ten points the levelled error is 0.
+    # Sollya 8.0, remez(x*(1+erf(x/sqrt(2)))/2, 8, [-4;4]): dirtyinfnorm of the error.
+    best = minimax(Function("gelu", ("-4", "4"), error="absolute"), 8)
+    assert float(best.error) == pytest.approx(9.786578e-3, rel=1e-4)
+
+
+def test_a_zero_of_an_even_function_is_kept_on_both_sides():
+    function = Function("bessel_j0", ("-3", "3"))
+    best = minimax(function, 8)
+    assert {e % 2 for e in best.polynomial.exponents} == {0}
+    assert len(best.extrema) == 5  # two of the ten free powers follow the zeros at ±2.4048
+    sizes = [abs(relative_error(function, best.polynomial, x)) for x in best.extrema]
+    assert sizes == pytest.approx([float(best.error)] * 5, rel=1e-4)
+
+
+def test_a_domain_far_from_zero():
+    # 2^(x + 1000) = 2^1000 2^x.
+    far, near = (minimax(Function("exp2", domain), 8) for domain in (("1000", "1001"), ("0", "1")))
+    assert float(far.error) == pytest.approx(float(near.error), rel=1e-6)

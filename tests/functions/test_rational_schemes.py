@@ -92,3 +92,12 @@ def test_odd_quotients(n, operations, centre):
         assert quotient(x) == expected
         assert abs(value(program, x) - expected) < Fraction(1, 2**1000)
     assert program.cost.ops == operations - (centre == 0 and n > 1)
+
+
+def test_what_is_zero_but_for_rounding_costs_nothing():
+    # Pade's r(x) r(-x) = 1 leaves no constant beside x in the innermost quotient of type 2/2.
+    exact = pade_of_exp(2)
+    noisy = Rational(tuple(c + Fraction(1, 2**500) for c in exact.numerator), exact.denominator)
+    program = continued_fraction(noisy)
+    assert program.cost.ops == 5
+    assert abs(value(program, POINTS[0]) - exact(POINTS[0])) < Fraction(1, 2**250)

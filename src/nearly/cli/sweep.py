@@ -247,7 +247,7 @@ class Emission:
         from nearly.core.lazy import load
 
         name = self.name or "nearly_" + re.sub(r"\W+", "_", sweep.problem.name, flags=re.A)
-        return load(self.target)(sweep.problem, run, name=name, command=sweep.command)
+        return load(self.target)(sweep.problem, run, form=self.to, name=name, command=sweep.command)
 
 
 def _refuse_file(path: Path) -> None:

@@ -96,28 +96,33 @@ class Scale:
 
     @property
     def limits(self) -> tuple[float, float]:
-        pad = (self.high / self.bottom) ** 0.05
-        return self.bottom / pad, self.high * pad
+        pad = 0.05 * (math.log10(self.high) - math.log10(self.bottom))
+        return _power(math.log10(self.bottom) - pad), _power(math.log10(self.high) + pad)
 
 
 def scale(values: Sequence[float]) -> Scale:
     """The axis that shows all these values, at least a factor of four wide."""
     positive = [v for v in values if 0 < v < math.inf]
     low, high = (min(positive), max(positive)) if positive else (1.0, 10.0)
-    if high / low < 4:
+    if high < 4 * low:
         low, high = low / 2, high * 2
-    room = (high / low) ** 0.12
-    return Scale(low, high, low / room if 0 in values else None)
+    zero = _power(math.log10(low) - 0.12 * (math.log10(high) - math.log10(low)))
+    return Scale(low, high, zero if 0 in values else None)
+
+
+def _power(exponent: float) -> float:
+    """A power of ten, kept within what a float holds."""
+    return 10.0 ** min(max(exponent, -307.0), 308.0)
 
 
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers along a logarithmic axis: few enough to be read, at least two."""
-    decades = math.log10(high / low)
+    decades = math.log10(high) - math.log10(low)
     steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 1.2 else (1, 2, 5) if decades < 2.4 else (1,)
     every = math.ceil(decades / 9)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     tens = [k for k in range(first, last + 1) if k % every == 0]
-    return [v for k in tens for s in steps if low <= (v := s * 10.0**k) <= high]
+    return [v for k in tens for s in steps if low <= (v := s * _power(k)) <= high]
 
 
 def tick_text(value: float) -> str:
@@ -328,9 +333,9 @@ def _ring(axes: Axes, frontier: Frontier, unit: str, x: Scale, y: Scale) -> None
     point = _point(frontier, run, unit, x, y)
     if point is None:
         return
-    axes.plot(*point, "o", ms=13, mfc="none", mec=ACCENT, mew=2, zorder=6)
+    axes.plot(*point, "o", color=ACCENT, ms=13, mfc="none", mew=2, zorder=6)
     low, high = x.limits
-    cramped = math.log(point[0] / low) < 0.3 * math.log(high / low)
+    cramped = math.log(point[0]) < 0.7 * math.log(low) + 0.3 * math.log(high)
     axes.annotate(
         f"{_plain(called(run))}\n{error_text(run)}",
         point,

@@ -119,7 +119,8 @@ class ExponentialTableBuilder:
         return [d for d in _dials(function) if parsed(d)[1]]
 
 
-EXPONENTIALS = ("exp2", "exp", "exp10")
+# The natural logarithm of each base.
+EXPONENTIALS: Mapping[str, str] = {"exp2": "log(2)", "exp": "1", "exp10": "log(10)"}
 
 table = TableBuilder()
 exponential_table = ExponentialTableBuilder()
@@ -226,6 +227,9 @@ def _correction(function: Function, step: Fraction, degree: int) -> tuple[Fracti
     # Half a step, and what rounding to the nearest step may add to it.
     reach = step / 2 * (1 + Fraction(1, 2**20))
     local = replace(function, domain=(str(-reach), str(reach)), error="relative")
-    one = {0: Fraction(1)}
-    found = polynomial.minimax(local, exponents=range(degree + 1), pinned=one).polynomial
-    return round_coefficients(local, found.exponents, found.coefficients, pinned=one)
+    # With the 1 pinned, (b^r - 1) / r is what is left to fit.
+    base = EXPONENTIALS[_name(function)]
+    rest = replace(local, name=f"expm1({base}*x)/x", dtype="real")
+    found = polynomial.minimax(rest, exponents=range(degree), weight=f"x*exp(-{base}*x)").polynomial
+    coefficients = (Fraction(1), *found.coefficients)
+    return round_coefficients(local, range(degree + 1), coefficients, pinned={0: Fraction(1)})

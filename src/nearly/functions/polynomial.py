@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from nearly.core.errors import InputError
 from nearly.functions.formats import exponent
 from nearly.functions.function import Function
 from nearly.functions.remez import remez
-from nearly.functions.target import Target, Zero, canonical, target
+from nearly.functions.target import Target, Zero, canonical, midpoint, target
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def minimax(
     - `degree`: all powers up to it; of an even or odd function on a domain that is symmetric or
       begins at 0, those of its parity.
     - `exponents`: the powers, instead of a degree: any set.
-    - `pinned`: power -> the coefficient it must have. Its powers are added to `exponents`.
+    - `pinned`: power -> the coefficient it must have. Its powers are added to the others.
     - `weight`: an expression in x; minimise the largest (p - f) times it instead.
 
     **Returns:** a `BestPolynomial`, in powers of (x - z) if the error is relative and the function
@@ -115,7 +115,15 @@ def _minimax(
 ) -> BestPolynomial:
     problem = _problem(function, exponents, weight)
     if exponents is None:
-        exponents = powers_up_to(problem, int(degree or 0))
+        powers = powers_up_to(problem, int(degree or 0))
+        exponents = tuple(sorted({*powers, *(e for e, _ in pinned)}))
+        if problem.step == 1 and not problem.offset and not pinned:
+            # All powers: about the middle of the domain they are best conditioned.
+            middle = midpoint(*problem.interval)
+            best = remez(replace(problem, centre=middle), exponents)
+            found = Polynomial(exponents, best.numerator, middle)
+            found = with_zeros(found, replace(problem, centre=middle)).about(problem.centre)
+            return BestPolynomial(found, best.error, best.extrema)
     shift = problem.offset
     fixed = dict(pinned)
     free = [e for e in exponents if e not in fixed]

@@ -91,12 +91,24 @@ class Approximation(Problem):
         return False
 
     def dials(self, method: Any) -> Sequence[Any]:
+        """The builder's own dials; for a function of several cores one for each, as `"8+6"`.
+
+        The cores' lists are aligned at their ends, where each core is as good as its format shows.
+        """
         if not is_builder(method):
             return ("as given",)
+        listed = getattr(method, "dials", _degrees)
+        lists = [list(listed(core)) for core in self._cores]
+        if len(lists) == 1 or not all(lists):
+            return lists[0] if len(lists) == 1 else ()
+        longest = max(map(len, lists))
+        aligned = [[each[0]] * (longest - len(each)) + each for each in lists]
+        return ["+".join(map(str, together)) for together in zip(*aligned, strict=True)]
+
+    @property
+    def _cores(self) -> tuple[Function, ...]:
         reduced = self._reduction
-        function = reduced.cores[0] if reduced and reduced.cores else self._unreduced
-        listed = getattr(method, "dials", None)
-        return listed(function) if listed else range(1, 13)
+        return reduced.cores if reduced and reduced.cores else (self._unreduced,)
 
     @property
     def _reduction(self) -> Reduction | None:
@@ -120,10 +132,9 @@ class Approximation(Problem):
         """The program a builder makes at a dial: around its cores, where the range is reduced."""
         if not is_builder(method):
             return as_program(method, self.target)
-        reduced = self._reduction
-        if reduced is None:
-            return method(self._unreduced, dial)
-        return reduced.wrap(*(method(core, dial) for core in reduced.cores))
+        cores, reduced = self._cores, self._reduction
+        programs = [method(c, d) for c, d in zip(cores, _parts(dial, len(cores)), strict=True)]
+        return reduced.wrap(*programs) if reduced and reduced.cores else programs[0]
 
     def apply(self, standin: Host, *, key: Any) -> Any:
         """The program itself: its error is a property of all its values, found in `errors`."""
@@ -180,6 +191,20 @@ def is_builder(method: Any) -> bool:
         return False
     required = [p for p in parameters if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
     return len(required) == 2
+
+
+def _degrees(function: Function) -> Sequence[int]:
+    """What a builder that lists no dials of its own is tried at."""
+    return range(1, 13)
+
+
+def _parts(dial: Any, cores: int) -> Sequence[Any]:
+    """One dial for each core: `"8+6"`, or the same for all."""
+    parts = str(dial).split("+")
+    if len(parts) not in (1, cores):
+        raise InputError(f"dial {dial!r} has {len(parts)} parts, the function {cores} cores")
+    whole = [int(part) if part.isdigit() else part for part in parts]
+    return whole * cores if len(parts) == 1 else whole
 
 
 def resolve(text: str) -> Callable[..., Approximation] | None:

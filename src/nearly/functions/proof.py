@@ -17,7 +17,7 @@ from nearly.functions.formats import Format
 from nearly.functions.function import Function
 from nearly.functions.program import Program
 from nearly.functions.reference import errors_at, format_ends, numbers
-from nearly.functions.roundoff import Analysis, analyse, half_spacing, specialise
+from nearly.functions.roundoff import Analysis, analyse, half_spacing, is_shift, specialise
 from nearly.functions.taylor_bound import Bound, Piece, bound_error, down, up
 
 Contraction = Literal["as written", "any"]
@@ -31,6 +31,7 @@ _INCREASING = frozenset(
     "exp exp2 exp10 expm1 log log2 log10 log1p sqrt cbrt asin atan sinh tanh asinh acosh atanh erf "
     "erfinv sigmoid softplus ndtr".split()
 )
+_DEFINED_ON_AN_INTERVAL = _INCREASING | {"rsqrt", "acos"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class _Rows(NamedTuple):
     rounding: np.ndarray  # absolute
     truth_low: np.ndarray  # smallest and largest |f|
     truth_high: np.ndarray
-    infinite: np.ndarray  # program and function both overflow
+    infinite: np.ndarray  # program and function both overflow, or both are undefined
     choices: np.ndarray
     special: float  # the error at zero, infinities and NaN, in ULP
 
@@ -250,14 +251,22 @@ class _Rounding:
         possible = analysis.low_outcome <= analysis.high_outcome
         work, analysis = work.take(possible), _select_rows(analysis, possible)
         narrow = work.last - work.first < max(1, 1 << max(0, self.format.precision - 1 - EARLY))
-        names = np.array([i[0] for i in self.program.instructions])[analysis.undecided]
         two = analysis.high_outcome - analysis.low_outcome == 1
-        whole = np.isin(names, ("round", "to_int")) & two & narrow
+        whole = self._integer_steps()[analysis.undecided] & two & narrow
         branch = whole | (work.first == work.last)
         halves = work.take(~branch)
         middle = (halves.first + halves.last) // 2
         parts = [replace(halves, last=middle), replace(halves, first=middle + 1)]
         return _Work.joined([*parts, *self._branches(work.take(branch), analysis, branch)])
+
+    def _integer_steps(self) -> np.ndarray:
+        register = self.format.computing
+        return np.array(
+            [
+                i[0] in ("round", "to_int") or is_shift(self.program, i, register)
+                for i in self.program.instructions
+            ]
+        )
 
     def _branches(self, work: _Work, analysis: Analysis, branch: np.ndarray) -> list[_Work]:
         chosen = _select_rows(analysis, branch)
@@ -325,11 +334,27 @@ class _Rounding:
         edge = float(self.format.largest) * (1 + 2.0 ** -(self.format.precision + 1))
         stored_low = np.where(analysis.lo > 0, analysis.lo, -analysis.hi)
         infinite = (stored_low > edge) & (low > edge)
-        if np.any(~np.isfinite(analysis.lo) & ~infinite):
-            where = float(lo[np.argmax(~np.isfinite(analysis.lo) & ~infinite)])
-            raise NotProven(f"the program may overflow at x = {where!r} where the function does not")
+        infinite |= self._undefined(lo, hi, np.isnan(analysis.lo))
+        wrong = ~np.isfinite(analysis.lo) & ~infinite
+        if np.any(wrong):
+            at = int(np.argmax(wrong))
+            raise NotProven(
+                f"the program gives {float(analysis.lo[at])} at x = {float(lo[at])!r}, and that the "
+                "function does so too could not be shown"
+            )
         rounding = analysis.rounding + _stored(self.format, analysis)
         return _Rows(lo, hi, rounding, low, high, infinite, analysis.choices, special)
+
+
+    def _undefined(self, lo: np.ndarray, hi: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """Where the function is undefined on a whole interval, of those asked for."""
+        result = np.zeros(lo.size, bool)
+        rows = np.flatnonzero(candidates)
+        if rows.size and self.function.name in _DEFINED_ON_AN_INTERVAL:
+            # An interval of one sign within a binade, both ends outside: so is all between them.
+            ends = [self.function.oracle.table(end[rows])[0] for end in (lo, hi)]
+            result[rows] = np.isnan(ends[0]) & np.isnan(ends[1])
+        return result
 
 
 def _select_rows(analysis: Analysis, index: np.ndarray) -> Analysis:

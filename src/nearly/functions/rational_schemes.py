@@ -25,6 +25,7 @@ from nearly.functions.rational import BestQuotient, Rational, exact_polynomial
 from nearly.functions.schemes import horner, multiply_add, power, product
 
 STAGE_BITS = 1536
+NEGLIGIBLE = Fraction(1, 2**256)
 
 RationalScheme = Callable[[Rational], Program]
 
@@ -60,7 +61,9 @@ def continued_fraction(rational: Rational) -> Program:
     """q0 + K1 / (m1 + K2 / (m2 + …)) with monic m: three operations per degree of Q.
 
     The partial quotients are Euclid's, exactly; of an odd rational either those of r / x or, where
-    that takes fewer operations, those of x / r.
+    that takes fewer operations, those of x / r. An inner denominator may vanish inside the domain
+    (that of type 2/2 for an exponential does, in its middle), although the rational has no pole:
+    there the value is the limit, which IEEE division reaches through infinity.
     """
     direct = _direct(*_reduced(rational))
     inverse = _inverse(*_reduced(rational))
@@ -123,19 +126,27 @@ def stages(above: fmpq_poly, below: fmpq_poly) -> list[Stage]:
     """Euclid's partial quotients of above / below, the first one as it is, the others monic."""
     quotient, rest = divmod(above, below)
     found = [Stage(Fraction(1), tuple(to_fractions(quotient)))]
-    scale = _lead(below)
-    below = below / to_fmpq(scale)
-    rest = rest / to_fmpq(scale)
+    scale = to_fmpq(_lead(below))
+    below, rest = below / scale, _cleaned(rest / scale, above / scale)
     while rest.degree() >= 0:
         # rest / below = K / (below / monic rest)
         lead = _lead(rest)
         monic = rest / to_fmpq(lead)
         quotient, remainder = divmod(below, monic)
         # Exact quotients grow without bound; so many bits of them are exact enough for anybody.
-        short = tuple(significant(c, STAGE_BITS) for c in to_fractions(quotient))
+        short = tuple(
+            significant(c, STAGE_BITS) for c in to_fractions(_cleaned(quotient, quotient))
+        )
         found.append(Stage(significant(lead, STAGE_BITS), short))
-        below, rest = monic, remainder
+        below, rest = monic, _cleaned(remainder, below)
     return found
+
+
+def _cleaned(polynomial: fmpq_poly, scale: fmpq_poly) -> fmpq_poly:
+    """Coefficients that are nothing beside the largest of `scale` made 0: rounding of zeros."""
+    least = max(map(abs, to_fractions(scale)), default=Fraction(0)) * NEGLIGIBLE
+    kept = (c if abs(c) > least else Fraction(0) for c in to_fractions(polynomial))
+    return exact_polynomial(tuple(kept))
 
 
 def _lead(polynomial: fmpq_poly) -> Fraction:

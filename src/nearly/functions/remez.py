@@ -92,7 +92,8 @@ def remez(
 
 def _advice(space: Space, reason: str) -> str:
     if space.denominator:
-        kind = f"type {max(space.numerator)}/{max(space.denominator)}"
+        zeros = sum(zero.order for zero in space.target.zeros)
+        kind = f"type {max(space.numerator) + zeros}/{max(space.denominator)}"
         remedy = "the function is of a lower type or has no best one here: take a lower type"
     else:
         kind = f"the powers {', '.join(map(str, space.numerator))}"
@@ -124,16 +125,19 @@ def _levelling(space: Space, fit: Fit, reference: list[Point]) -> tuple[Fit, lis
     density, excess = 6, 0.0
     for _ in range(EXCHANGES):
         fit = solve(space, reference, fit)
-        if is_nothing(fit.level):
-            return fit, [Extremum(point, arb(0)) for point in reference]
-        if fit.level.rel_accuracy_bits() < 40:
-            raise Imprecise
         extrema = alternating(extrema_of(space, fit, reference, density), space.unknowns + 1)
+        largest = max((abs(extremum.error).mid() for extremum in extrema), default=arb(0))
+        if is_nothing(largest):
+            return fit, [Extremum(point, arb(0)) for point in reference]
+        # A symmetry may level the error at 0 on a reference, and not elsewhere: then exchange.
+        by_chance = bool(largest > fit.level.abs_upper() * 2**20)
+        if fit.level.rel_accuracy_bits() < 40 and not by_chance:
+            raise Imprecise
         if len(extrema) <= space.unknowns:
-            raise Stuck(f"the error has {len(extrema)} extrema, not {space.unknowns + 1}")
+            few = f"the error has {len(extrema)} extrema, not {space.unknowns + 1}"
+            raise Stuck(few) if space.denominator else Imprecise
         reference = [extremum.point for extremum in extrema]
-        largest = max(abs(extremum.error).mid() for extremum in extrema)
-        excess = float(largest / abs(fit.level).mid()) - 1
+        excess = float("inf") if by_chance else float(largest / abs(fit.level).mid()) - 1
         if excess < LEVEL and density > 6:
             if not space.denominator and not is_optimal(space, reference):
                 raise Stuck("the powers are no Chebyshev system on the domain")

@@ -42,10 +42,10 @@ from nearly.functions.target import Piece, target
 _BITS = 320
 _POINTS = 96  # points of the grid per degree of freedom
 _STRIDE = 12  # one point of the grid in so many makes a coordinate of the lattice
-_BEAM = 3000
-_DESCENTS = 12
+_BEAM = 4000
+_DESCENTS = 4
 _CLIMBS = 60  # steps of a descent
-_CLOSE = 16  # moves of a step that are looked at closely
+_CLOSE = 8  # moves of a step that are looked at closely
 _FINALISTS = 3  # rounded points of each search whose errors are computed anew
 _SPACINGS = 6  # choices of the spacings that are tried
 

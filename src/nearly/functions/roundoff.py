@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from nearly.functions.formats import Format
+from nearly.functions.formats import Format, exponent
 from nearly.functions.program import Builder, Constant, Instruction, Node, Program
 
 Array = np.ndarray
@@ -115,27 +116,43 @@ class _Forward:
     contracted: bool
     values: dict[str, Any] = field(default_factory=dict)
     deltas: dict[int, Array] = field(default_factory=dict)
-    decisions: list[Array] = field(default_factory=list)
+    decisions: dict[int, list[Array]] = field(default_factory=dict)
+    outcomes: dict[int, tuple[Array, Array]] = field(default_factory=dict)
     slopes: dict[int, Any] = field(default_factory=dict)
+    routes: dict[int, tuple[str, Any]] = field(default_factory=dict)
+    # Per register, the instruction that leaves it unknown, or -1. It matters only to results that
+    # depend on it: what a select throws away may overflow or be undecided.
+    blame: dict[str, Array] = field(default_factory=dict)
 
     def run(self) -> None:
         self.format = self.storage.computing
+        self.routed = routed(self.program)
         n = self.lo.size
-        self.undecided = np.full(n, -1)
-        self.low_outcome, self.high_outcome = np.zeros(n, np.int64), np.zeros(n, np.int64)
         smallest = _smallest(self.lo, self.hi)
         grid = np.maximum(_exponent(smallest), self.storage.emin) - self.storage.precision + 1.0
         self.values["x"] = Reals(self.lo, self.hi, grid, grid)
         for name, value in self.program.constants.items():
             self.values[name] = self._constant(value)
-        for i, instruction in enumerate(self.program.instructions):
-            self.index = i
-            operation, *operands = instruction
+        for i, (operation, *operands) in enumerate(self.program.instructions):
+            self.index, self.local = i, np.full(n, -1)
             if operation == "lookup":
                 box = self._lookup(self.program.tables[operands[0]], self.values[operands[1]])
+            elif is_shift(self.program, (operation, *operands), self.format):
+                box = self._shift(operation, operands)
             else:
                 box = getattr(self, f"_{operation}")(*(self.values[o] for o in operands))
             self.values[f"t{i}"] = box
+            self.blame[f"t{i}"] = self._blamed(operation, operands)
+
+    def _blamed(self, operation: str, operands: list[str]) -> Array:
+        known = [self.blame.get(o, np.full(self.lo.size, -1)) for o in operands]
+        if operation == "select":
+            condition, a, b = known
+            known = [condition, np.where(self.values[operands[0]].may, a, b)]
+        result = self.local
+        for other in reversed(known):
+            result = np.where(other >= 0, other, result)
+        return result
 
     def _constant(self, value: Constant) -> Reals | Integers:
         n = self.lo.size
@@ -155,17 +172,19 @@ class _Forward:
         if self.index in self.forced:
             least, most = self.forced[self.index]
             low, high = np.maximum(low, least), np.minimum(high, most)
-        opened = (low != high) & (self.undecided < 0)
-        self.undecided[opened] = self.index
-        self.low_outcome[opened], self.high_outcome[opened] = low[opened], high[opened]
-        self.decisions.append(low)
+        self.local[low != high] = self.index
+        self.outcomes[self.index] = (low.astype(np.int64), high.astype(np.int64))
+        self._record(low)
         return low, high
+
+    def _record(self, choice: Array) -> None:
+        self.decisions.setdefault(self.index, []).append(choice.astype(np.int64))
 
     def _open(self, where: Array) -> None:
         """Intervals on which nothing can be said, and only smaller ones help."""
-        opened = where & (self.undecided < 0)
-        self.undecided[opened] = self.index
-        self.low_outcome[opened], self.high_outcome[opened] = 0, 1 << 40
+        self.local[where] = self.index
+        low, high = self.outcomes.get(self.index, (np.zeros(self.lo.size, np.int64),) * 2)
+        self.outcomes[self.index] = np.where(where, 0, low), np.where(where, 1 << 40, high)
 
     # ---------------------------------------------------------------------------------- reals
 
@@ -183,7 +202,7 @@ class _Forward:
         exact = (size < np.ldexp(1.0, _clipped(grid + digits))) & (grid >= least)
         exact |= (grid == _INF) | (scaled & (grid >= least))
         raw = lo, hi
-        lo, hi = _outwards(lo, hi, grid)
+        self.exact = lo, hi = _outwards(lo, hi, grid)
         delta = np.where(exact, 0.0, half_spacing(form, lo, hi))
         lo, hi = _outwards(lo - delta, hi + delta, grid)
         lo, hi = self._overflowed(raw, lo, hi)
@@ -249,6 +268,23 @@ class _Forward:
         grid = np.where(scaled, a.grid - _exponent(b.lo), -_INF)
         return self._rounded(lo, hi, grid, scaled=scaled)
 
+    def _shift(self, operation: str, operands: list[str]) -> Reals:
+        """A sum that is an integer step: its value is one multiple of the spacing, or undecided."""
+        getattr(self, f"_{operation}")(*(self.values[o] for o in operands))  # for self.exact
+        constant = next(o for o in reversed(operands) if large(self.program, o, self.format))
+        step = exponent(shift_step(self.program.constants[constant], self.format))
+        self.slopes[self.index] = tuple(_ZERO for _ in operands)
+        self.deltas[self.index] = np.zeros(self.lo.size)
+        low, high = (_integer(np.rint(np.ldexp(end, -step))) for end in self.exact)
+        low, high = self._decide(low, high)
+        # Below and above that binade the spacing is another.
+        size = 2.0 ** (self.format.precision - 1)
+        least = np.minimum(np.abs(low), np.abs(high))
+        self._open(~((least > size) & (np.maximum(np.abs(low), np.abs(high)) < 2 * size)))
+        grid = step + _trailing_zeros(low)
+        lo, hi = (np.ldexp(end.astype(float), step) for end in (low, high))
+        return Reals(lo, hi, grid, grid)
+
     def _sqrt(self, a: Reals) -> Reals:
         self._open(a.lo <= 0)
         lo, hi = np.sqrt(a.lo), np.sqrt(a.hi)
@@ -301,22 +337,31 @@ class _Forward:
     # -------------------------------------------------------------------------------- integers
 
     def _bits(self, a: Reals) -> Integers:
+        self._open((a.lo < 0) & (a.hi >= 0))
+        negative = a.hi < 0
+        step, field = self._binade(a)
+        small, large = _smallest(a.lo, a.hi), np.maximum(np.abs(a.lo), np.abs(a.hi))
+        if field is not None:
+            edge = np.where(field == 0, 2.0, 1.0) * step * 2.0 ** (self.format.precision - 1)
+            small = np.maximum(small, np.where(field == 0, 0.0, edge))
+            large = np.minimum(large, np.where(field == 0, edge / 2, 2 * edge) - step)
+        first, last = self._pattern(small, np.floor), self._pattern(large, np.ceil)
+        top = np.int64(-(2 ** (self.format.bits - 1)))
+        return Integers(np.where(negative, top + first, first), np.where(negative, top + last, last))
+
+    def _binade(self, a: Reals) -> tuple[Array, Array | None]:
+        """Spacing and exponent field, decided only where integer arithmetic needs them."""
+        if f"t{self.index}" in self.routed:
+            self.slopes[self.index] = (_ZERO,)
+            return np.ones(self.lo.size), None
         form = self.format
         low, high = np.sort(np.stack([self._field(a.lo), self._field(a.hi)]), axis=0)
         low, _ = self._decide(low, high)
-        self._open((a.lo < 0) & (a.hi >= 0))
-        negative, exponent = low < 0, np.maximum(np.abs(low) - 1, 1) + form.emin - 1
-        step = np.ldexp(1.0, exponent - form.precision + 1)
-        slope = np.where(negative, -1.0, 1.0) / step
+        field = np.abs(low) - 1
+        step = np.ldexp(1.0, np.maximum(field, 1) + form.emin - form.precision)
+        slope = np.where(low < 0, -1.0, 1.0) / step
         self.slopes[self.index] = ((slope, slope),)
-        edge = np.ldexp(1.0, exponent)
-        below = np.where(np.abs(low) == 1, 0.0, edge)
-        small = np.maximum(_smallest(a.lo, a.hi), below)
-        large = np.minimum(np.maximum(np.abs(a.lo), np.abs(a.hi)), 2 * edge - step)
-        first = self._pattern(small, np.abs(low) - 1, step, np.floor)
-        last = self._pattern(large, np.abs(low) - 1, step, np.ceil)
-        top = np.int64(-(2 ** (form.bits - 1)))
-        return Integers(np.where(negative, top + first, first), np.where(negative, top + last, last))
+        return step, field
 
     def _field(self, v: Array) -> Array:
         """1 + the exponent field, negative for negative numbers."""
@@ -325,12 +370,17 @@ class _Forward:
         field = np.clip(exponent - form.emin + 1, 0, form.emax - form.emin + 2) + 1
         return np.where(v < 0, -field, field).astype(np.int64)
 
-    def _pattern(self, size: Array, field: Array, step: Array, to: Callable[..., Array]) -> Array:
-        hidden = np.int64(1) << (self.format.precision - 1)
-        steps = to(size / step).astype(np.int64)
-        return np.where(field == 0, steps, steps + (field - 1) * hidden)
+    def _pattern(self, size: Array, to: Callable[..., Array]) -> Array:
+        """The bits of a non-negative number, rounded to one of the format."""
+        form, hidden = self.format, np.int64(1) << (self.format.precision - 1)
+        exponent = np.clip(_exponent(size), form.emin, form.emax + 1).astype(np.int64)
+        steps = to(np.ldexp(size, form.precision - 1 - exponent)).astype(np.int64)
+        return steps + (exponent - form.emin) * hidden
 
     def _from_bits(self, a: Integers) -> Reals:
+        source = self.routed.get(self.program.instructions[self.index][1])
+        if source is not None:
+            return self._moved(a, source)
         form = self.format
         shift = form.precision - 1
         negative = a.lo < 0
@@ -338,7 +388,7 @@ class _Forward:
         low, high = (np.where(negative, b - top, b) for b in (a.lo, a.hi))
         first, _ = self._decide(low >> shift, high >> shift)
         self._open((a.lo < 0) & (a.hi >= 0) | (first > form.emax - form.emin + 1))
-        self.decisions.append(negative.astype(np.int64))
+        self._record(negative)
         step = np.ldexp(1.0, np.maximum(first, 1) + form.emin - 1 - shift)
         hidden = np.int64(1) << shift
         offset = np.where(first == 0, 0, (1 - first) * hidden)
@@ -350,12 +400,46 @@ class _Forward:
         same = np.where(low == high, grid + _trailing_zeros(low + offset), grid)
         return Reals(lo, hi, same, same)
 
+    def _moved(self, a: Integers, source: str) -> Reals:
+        """A register whose exponent and sign were changed by integer steps: v times +-2^k.
+
+        No binade need be decided for that, which a value near a power of two could not do.
+        """
+        form, shift = self.format, self.format.precision - 1
+        v = self.values[source]
+        first, last = (self._pattern(end, to) for end, to in (
+            (_smallest(v.lo, v.hi), np.floor), (np.maximum(np.abs(v.lo), np.abs(v.hi)), np.ceil)
+        ))  # fmt: skip
+        top = np.int64(-(2 ** (form.bits - 1)))
+        before = np.where(v.hi < 0, top, 0)
+        difference = a.lo - (before + first)  # the same at both ends, if it is a constant
+        after = np.where(a.lo < 0, top, 0)
+        moved = (a.lo - after) - first
+        k = moved >> shift
+        self._open((v.lo < 0) & (v.hi >= 0) | ((a.lo < 0) != (a.hi < 0)))
+        self._open((difference != a.hi - (before + last)) | ((k << shift) != moved))
+        fields = np.stack([first >> shift, last >> shift])
+        self._open(
+            (k != 0) & ((np.minimum(fields, fields + k) < 1) | (
+                np.maximum(fields, fields + k) > form.emax - form.emin + 1
+            )).any(0)
+        )  # fmt: skip
+        flips = (v.hi < 0) != (a.lo < 0)
+        self._record(k)
+        self._record(flips)
+        factor = np.where(flips, -1.0, 1.0) * np.ldexp(1.0, np.clip(k, -2000, 2000))
+        self.slopes[self.index] = (_ZERO,)
+        self.routes[self.index] = (source, (factor, factor))
+        lo, hi = v.lo * factor, v.hi * factor
+        grid = v.grid + k
+        return Reals(np.minimum(lo, hi), np.maximum(lo, hi), grid, grid)
+
     def _wrapped(self, low: Array, high: Array) -> Integers:
         if self.format.bits == 32:
             turns = (low + 2**31) >> 32
             low, high = low - (turns << 32), high - (turns << 32)
             self._open(high >= 2**31)
-            self.decisions.append(turns)
+            self._record(turns)
         self._open(low > high)
         return Integers(low, high)
 
@@ -440,6 +524,22 @@ class _Forward:
     def result(self) -> Analysis:
         n = self.lo.size
         last = len(self.program.instructions) - 1
+        result = self.values[f"t{last}"]
+        finite = np.isfinite(result.lo) & np.isfinite(result.hi)
+        undecided = self.blame[f"t{last}"]
+        rounding = np.where(finite, self._propagated(last) * (1 + 1e-12), 0.0)
+        undecided = np.where((undecided < 0) & ~np.isfinite(rounding), last, undecided)
+        low, high = np.zeros(n, np.int64), np.full(n, 1 << 40)
+        for i, (least, most) in self.outcomes.items():
+            mine = undecided == i
+            low[mine], high[mine] = least[mine], most[mine]
+        return Analysis(
+            rounding, result.lo, result.hi, undecided, low, high, self._choices(last)
+        )
+
+    def _propagated(self, last: int) -> Array:
+        """The roundings, each times the largest derivative of the result."""
+        n = self.lo.size
         adjoints: dict[str, Any] = {f"t{last}": (np.ones(n), np.ones(n))}
         rounding = np.zeros(n)
         for i in range(last, -1, -1):
@@ -448,27 +548,40 @@ class _Forward:
                 continue
             if i in self.deltas:
                 size = np.maximum(np.abs(adjoint[0]), np.abs(adjoint[1]))
-                term = size * self.deltas[i]
-                rounding = rounding + np.where(self.deltas[i] == 0, 0.0, term)
+                none = (self.deltas[i] == 0) | (size == 0)
+                rounding = rounding + np.where(none, 0.0, size * self.deltas[i])
             operands = self.program.instructions[i][1:]
-            for operand, slope in zip(operands, self.slopes[i], strict=True):
+            partial = [*zip(operands, self.slopes[i], strict=True)]
+            for operand, slope in [*partial, *([self.routes[i]] if i in self.routes else [])]:
                 if operand.startswith("t") and slope is not _ZERO:
-                    term = _widened(_times(adjoint, slope))
+                    product = _times(adjoint, slope)
+                    null = (product[0] == 0) & (product[1] == 0)  # thrown away by a select
+                    term = tuple(
+                        np.where(null, 0.0, end) for end in _widened(product)
+                    )
                     known = adjoints.get(operand)
                     adjoints[operand] = term if known is None else _sum(known, term)
-        result = self.values[f"t{last}"]
-        finite = np.isfinite(result.lo) & np.isfinite(result.hi)
-        rounding = np.where(finite, rounding * (1 + 1e-12), 0.0)
-        choices = np.stack([np.broadcast_to(d, n) for d in self.decisions], 1) if (
-            self.decisions
-        ) else np.zeros((n, 0), np.int64)
-        bad = (self.undecided < 0) & ~np.isfinite(rounding)
-        self.undecided[bad] = last
-        self.high_outcome[bad] = 1 << 40
-        return Analysis(
-            rounding, result.lo, result.hi, self.undecided, self.low_outcome, self.high_outcome,
-            choices,
-        )  # fmt: skip
+        return rounding
+
+    def _choices(self, last: int) -> Array:
+        """The outcomes of the decisions that the result depends on; 0 for the others."""
+        n = self.lo.size
+        needed: dict[str, Array] = {f"t{last}": np.ones(n, bool)}
+        columns: list[Array] = []
+        for i in range(last, -1, -1):
+            mine = needed.pop(f"t{i}", np.zeros(n, bool))
+            columns += [np.where(mine, c, 0) for c in reversed(self.decisions.get(i, []))]
+            operation, *operands = self.program.instructions[i]
+            shares = [mine] * len(operands)
+            if operation == "select":
+                yes = self.values[operands[0]].may
+                shares = [mine, mine & yes, mine & ~yes]
+            if i in self.routes:
+                operands, shares = [*operands, self.routes[i][0]], [*shares, mine]
+            for operand, share in zip(operands, shares, strict=True):
+                if operand.startswith("t"):
+                    needed[operand] = needed.get(operand, np.zeros(n, bool)) | share
+        return np.stack(columns[::-1], 1) if columns else np.zeros((n, 0), np.int64)
 
 
 _ONE = (1.0, 1.0)
@@ -573,6 +686,86 @@ def _trailing_zeros(n: Array) -> Array:
     return np.where(n == 0, _INF, np.frexp(np.abs(lowest).astype(float))[1] - 1.0)
 
 
+# ----------------------------------------------------------------- sums that are integer steps
+
+
+def large(program: Program, name: str, register: Format) -> bool:
+    """Whether an operand is 1.5 * 2^k: what is added to it is rounded to a fixed grid."""
+    value = program.constants.get(name)
+    if not isinstance(value, Fraction) or value == 0:
+        return False
+    return abs(value) == 3 * Fraction(2) ** int(_trailing(value)) and (
+        shift_step(value, register) >= Fraction(1, 256)
+    )
+
+
+def shift_step(value: Constant, register: Format) -> Fraction:
+    """The spacing of the registers at a number."""
+    return register.spacing(Fraction(value))
+
+
+def is_shift(program: Program, instruction: Instruction, register: Format) -> bool:
+    """Whether a sum is an integer step: a constant 1.5 * 2^k plus something small."""
+    operation, *operands = instruction
+    summands = {"add": operands, "fma": operands[2:]}.get(operation, [])
+    return any(large(program, o, register) for o in summands)
+
+
+@lru_cache(maxsize=64)
+def routed(program: Program) -> Mapping[str, str]:
+    """Integer registers that are a real register's bits plus something -> that real register.
+
+    Only those of which nothing else is asked than to become a real again, or parts that are
+    constant on an interval: sign and exponent.
+    """
+    source: dict[str, str] = {}
+    users: dict[str, list[Instruction]] = {}
+    for i, (operation, *operands) in enumerate(program.instructions):
+        for o in operands:
+            users.setdefault(o, []).append((operation, f"t{i}", *operands))
+        origin = [source[o] for o in operands if o in source]
+        if operation == "bits":
+            source[f"t{i}"] = operands[0]
+        elif operation in ("iadd", "isub") and len(origin) == 1 and (
+            operation == "iadd" or operands[0] in source
+        ):
+            source[f"t{i}"] = origin[0]
+    last = f"t{len(program.instructions) - 1}"
+    good: dict[str, str] = {}
+    for name in reversed(source):
+        if name != last and all(_harmless(program, u, good) for u in users.get(name, [])):
+            good[name] = source[name]
+    # Both ends of a chain must agree: what comes from a register that is not routed is not either.
+    for i, (operation, *operands) in enumerate(program.instructions):
+        name = f"t{i}"
+        if name in good and operation != "bits" and not any(o in good for o in operands):
+            del good[name]
+    return good
+
+
+def _harmless(program: Program, use: Instruction, good: Mapping[str, str]) -> bool:
+    operation, result, *operands = use
+    if operation in ("iadd", "isub"):
+        return result in good
+    if operation == "iand":
+        mask = next((program.constants[o] for o in operands if o in program.constants), None)
+        return isinstance(mask, int) and (~mask & (~mask + 1)) == 0 and mask < 0
+    return operation in ("from_bits", "ishr", "lt", "le", "eq")
+
+
+def decisions(program: Program, instruction: Instruction, register: Format) -> int:
+    """How many outcomes the analysis records for an instruction."""
+    operation = instruction[0]
+    if operation in ("iadd", "isub", "ishl"):
+        return 1 if register.bits == 32 else 0
+    return _DECISIONS.get(operation, int(is_shift(program, instruction, register)))
+
+
+_DECISIONS = dict.fromkeys(
+    ("abs", "round", "to_int", "bits", "ishr", "iand", "lt", "le", "eq", "lookup"), 1
+) | {"from_bits": 2}
+
+
 # ------------------------------------------------------------------- the program of one interval
 
 
@@ -585,25 +778,59 @@ def specialise(program: Program, choices: Array, register: Format) -> Program | 
 
 
 class _Specialiser:
-    """Replays the decisions in the order in which the analysis recorded them."""
+    """Builds what the result depends on, with the decisions that the analysis recorded."""
 
     def __init__(self, program: Program, register: Format, choices: list[int]) -> None:
-        self.source, self.form, self.choices = program, register, choices[::-1]
+        self.source, self.form, self.routed = program, register, routed(program)
         self.builder = Builder("real")
+        self.values: dict[str, Any] = {"x": self.builder.x, **program.constants}
+        self.recorded: dict[int, list[int]] = {}
+        remaining = choices[::-1]
+        for i, instruction in enumerate(program.instructions):
+            free = instruction[0] == "bits" and f"t{i}" in routed(program)
+            count = 0 if free else decisions(program, instruction, register)
+            self.recorded[i] = [remaining.pop() for _ in range(count)]
 
     def program_of(self) -> Program | None:
-        values: dict[str, Any] = {"x": self.builder.x, **self.source.constants}
-        for i, (operation, *operands) in enumerate(self.source.instructions):
+        last = len(self.source.instructions) - 1
+        for i in self._needed(last):
+            operation, *operands = self.source.instructions[i]
+            self.choices = self.recorded[i][::-1]
             if operation == "lookup":
                 result = self.source.tables[operands[0]][self.choices.pop()]
+            elif operation == "select":
+                condition, a, b = operands
+                result = self.values[a if self.values[condition] else b]
+            elif is_shift(self.source, (operation, *operands), self.form):
+                constant = next(c for c in reversed(operands) if large(self.source, c, self.form))
+                result = self.choices.pop() * shift_step(self.source.constants[constant], self.form)
+            elif operation == "from_bits" and operands[0] in self.routed:
+                result = self._moved(self.routed[operands[0]])
             else:
                 handler = getattr(self, f"_{operation}", None)
-                arguments = [values[o] for o in operands]
+                arguments = [self.values[o] for o in operands]
                 result = handler(*arguments) if handler else self._real(operation, arguments)
-            values[f"t{i}"] = result
+            self.values[f"t{i}"] = result
+        result = self.values[f"t{last}"]
         if isinstance(result, float):
             return None
         return self.builder.program(self.builder.constant(_exact(result), "r"))
+
+    def _needed(self, last: int) -> list[int]:
+        """The instructions that the result depends on, in order."""
+        pending, seen = [last], {last}
+        while pending:
+            i = pending.pop()
+            operation, *operands = self.source.instructions[i]
+            if operation == "select":
+                condition, a, b = operands
+                operands = [condition, a if self.recorded[int(condition[1:])][0] else b]
+            if operation == "from_bits" and operands[0] in self.routed:
+                operands = [self.routed[operands[0]]]  # the integers between are not built
+            fresh = {int(o[1:]) for o in operands if o.startswith("t")} - seen
+            seen |= fresh
+            pending += fresh
+        return sorted(seen)
 
     def _real(self, operation: str, arguments: list[Any]) -> Any:
         if any(isinstance(a, float) for a in arguments):
@@ -633,6 +860,11 @@ class _Specialiser:
         if field < 0:
             return self._linear(a, -1 / step, offset - 2 ** (form.bits - 1))
         return self._linear(a, 1 / step, offset)
+
+    def _moved(self, source: str) -> Any:
+        k, flips = self.choices.pop(), self.choices.pop()
+        factor = Fraction(2) ** k * (-1 if flips else 1)
+        return self.values[source] if factor == 1 else self._linear(self.values[source], factor, 0)
 
     def _from_bits(self, a: Any) -> Any:
         first, negative = self.choices.pop(), self.choices.pop()
@@ -676,9 +908,6 @@ class _Specialiser:
         return self.choices.pop()
 
     _lt = _le = _eq = _compare
-
-    def _select(self, condition: Any, a: Any, b: Any) -> Any:
-        return a if condition else b
 
 
 def _exact(value: Any) -> Any:

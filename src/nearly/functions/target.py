@@ -107,6 +107,8 @@ def _target(function: Function, parity: bool, weight: str | None) -> Target:
             zeros = _zeros(function, values)
         else:
             zeros = (Zero(Fraction(0), 1),) if odd else ()
+        if step == 2:  # the factors have to keep the parity
+            zeros += tuple(Zero(-zero.at, zero.order) for zero in zeros if zero.at)
         pieces: tuple[Piece, ...] = (Piece(low, high),)
         if weight is None and function.error == "ulp":
             pieces = _binades(function, values)

@@ -106,7 +106,7 @@ def cosh(function: Function) -> Reduction:
         b = Builder(function.dtype)
         return b.program(_half_sum(b, place, b.abs(b.x), core, b.add))
 
-    return Reduction(function, (_exponential_core(function),), wrap)
+    return Reduction(function, (_exponential_core(function),), wrap, bound=1.25)
 
 
 def _half_sum(
@@ -150,7 +150,7 @@ def expm1(function: Function) -> Reduction:
         tiny = b.lt(b.abs(b.x), Fraction(1, 2 ** (place.precision + 1)))
         return b.program(b.select(tiny, b.x, b.select(fits, result, huge)))
 
-    return Reduction(function, (_exponential_core(function),), wrap)
+    return Reduction(function, (_exponential_core(function),), wrap, bound=1.25)
 
 
 def sigmoid(function: Function) -> Reduction:
@@ -159,7 +159,9 @@ def sigmoid(function: Function) -> Reduction:
 
     def wrap(core: Program) -> Program:
         b = Builder(function.dtype)
-        least = Fraction(round((place.unit + 3) / real(EXP.binary)))
+        # From here on the result is 0, or at least below the format's numbers.
+        smallest = place.unit + 3 if place.has_subnormals else -place.register.emin - 1
+        least = Fraction(int(smallest / real(EXP.binary)))
         shifted, parts = _argument(b, place, b.neg(_at_most(b, b.abs(b.x), least)))
         grown = b.add(1, less_one(b, EXP, parts, core))
         power = b.ishl(b.bits(shifted), place.mantissa)
@@ -176,7 +178,7 @@ def sigmoid(function: Function) -> Reduction:
         is_number = b.eq(b.x, b.x)
         return b.program(b.select(is_number, b.from_bits(scaled), b.x))
 
-    return Reduction(function, (_exponential_core(function),), wrap, bound=2.0)
+    return Reduction(function, (_exponential_core(function),), wrap, bound=2.25)
 
 
 def _exponential_core(function: Function) -> Function:

@@ -41,7 +41,7 @@ def atan(function: Function) -> Reduction:
         signed = give_sign(b, place, result, b.x)
         return b.program(keep_tiny(b, place, size, b.x, signed))
 
-    return Reduction(function, (core,), wrap)
+    return Reduction(function, (core,), wrap, bound=1.25)
 
 
 def asin(function: Function) -> Reduction:

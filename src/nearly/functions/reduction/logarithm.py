@@ -103,6 +103,10 @@ def is_positive_finite(b: Builder, place: Layout, bits: Node) -> Node:
 
 
 def _special(b: Builder, bits: Node) -> Node:
-    """-inf at both zeros, NaN below, and x itself at infinity and NaN."""
-    undefined = b.select(b.lt(bits, 0), b.constant(math.nan), b.x)
-    return b.select(b.eq(b.ishl(bits, 1), 0), b.constant(-math.inf), undefined)
+    """-inf at both zeros, NaN below, and x itself at infinity and NaN.
+
+    No comparison asks for a zero: LLVM would make a comparison of floats of it, and under XLA that
+    takes subnormal numbers for zeros. Less 1, the integer -0 wraps to the largest one, +0 to -1.
+    """
+    infinite = b.select(b.lt(bits, 1), b.constant(-math.inf), b.x)
+    return b.select(b.lt(b.isub(bits, 1), -1), b.constant(math.nan), infinite)

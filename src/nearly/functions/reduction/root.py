@@ -18,6 +18,7 @@ from fractions import Fraction
 from nearly.functions.function import Function
 from nearly.functions.program import Builder, Node, Program
 from nearly.functions.reduction.layout import Layout, give_sign, layout
+from nearly.functions.reduction.logarithm import is_positive_finite
 from nearly.functions.reduction.scheme import Reduction
 
 THIRD = Fraction(1, 3)
@@ -25,32 +26,33 @@ THIRD = Fraction(1, 3)
 
 def sqrt(function: Function) -> Reduction:
     """sqrt over a whole format: correctly rounded; no core."""
+    place = layout(function)
 
     def wrap() -> Program:
         b = Builder(function.dtype)
-        root, scale = _root(b, layout(function), -1)
+        root, scale = _root(b, place, -1)
         value = root if scale is None else b.mul(root, scale)
-        return b.program(b.select(_is_zero(b), b.x, value))
+        return b.program(_unless_minus_zero(b, place, b.x, value))
 
     return Reduction(function, (), wrap, bound=0.5)
 
 
 def rsqrt(function: Function) -> Reduction:
-    """1/sqrt over a whole format, two roundings; no core."""
+    """1/sqrt over a whole format, two roundings; no core. +inf at both zeros, as its limit is."""
+    place = layout(function)
 
     def wrap() -> Program:
         b = Builder(function.dtype)
-        root, scale = _root(b, layout(function), 1)
+        root, scale = _root(b, place, 1)
         value = b.div(1, root)
         value = value if scale is None else b.mul(value, scale)
-        infinite = b.select(b.lt(b.bits(b.x), 0), b.constant(-math.inf), b.constant(math.inf))
-        return b.program(b.select(_is_zero(b), infinite, value))
+        return b.program(_unless_minus_zero(b, place, b.constant(math.inf), value))
 
     return Reduction(function, (), wrap, bound=1.5)
 
 
-def _is_zero(b: Builder) -> Node:
-    return b.eq(b.ishl(b.bits(b.x), 1), 0)
+def _unless_minus_zero(b: Builder, place: Layout, there: Node, value: Node) -> Node:
+    return b.select(b.eq(b.bits(b.x), place.sign), there, value)
 
 
 def _root(b: Builder, place: Layout, power: int) -> tuple[Node, Node | None]:
@@ -81,10 +83,7 @@ def cbrt(function: Function) -> Reduction:
         d = b.div(b.sub(scaled, cube), cube)
         root = b.fma(b.mul(guess, d), b.inline(program, d), guess)
         signed = give_sign(b, place, b.mul(root, scale), b.x)
-        infinity = (2 * place.register.emax + 1) << place.mantissa
-        is_ordinary = b.lt(b.isub(size_bits, 1), infinity - 1)
-        ordinary = b.select(b.eq(size_bits, 0), b.x, signed)
-        return b.program(b.select(is_ordinary, ordinary, b.x))
+        return b.program(b.select(is_positive_finite(b, place, size_bits), signed, b.x))
 
     return Reduction(function, (core,), wrap)
 
