@@ -118,8 +118,8 @@ def fpminimax(case: Case, dtype: str, degree: int) -> tuple[float, tuple[Fractio
     form = {"float32": "SG", "float64": "D"}[dtype]
     coefficients = " ".join(f"print(coeff(p,{k}));" for k in case.powers(degree))
     seconds, *printed = run_sollya(
-        f"{_preamble(case)} t=time({{p=fpminimax(f,[|{powers}|],[|{form}...|],I,relative,floating);}});"
-        f"print(t); display=powers!; {coefficients}"
+        f"{_preamble(case)} t=time({{p=fpminimax(f,[|{powers}|],[|{form}...|],I,relative,floating);"
+        f"}}); print(t); display=powers!; {coefficients}"
     )
     return float(seconds), tuple(map(_fraction, printed))
 

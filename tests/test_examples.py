@@ -27,7 +27,9 @@ def test_every_example_has_a_test_and_a_place_in_the_gallery() -> None:
 
 
 def test_exp2_frontier(tmp_path: Path) -> None:
-    frontier = example("exp2_frontier").main(["remez", "rational-even"], tmp_path / "p.png")
+    frontier = example("exp2_frontier").main(
+        ["remez", "rational-even"], tmp_path / "p.png", tmp_path / "p.json"
+    )
     assert (tmp_path / "p.png").stat().st_size > 10_000
     assert frontier.within(1e-12).work["ops"] < 20
 

@@ -12,6 +12,7 @@ import pytest
 from flint import arb, ctx, fmpq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nearly.core.errors import InputError
 from nearly.functions.formats import FORMATS, Format
 from nearly.functions.function import Function
@@ -19,7 +20,7 @@ from nearly.functions.polynomial import minimax
 from nearly.functions.program import Builder, Program
 from nearly.functions.rounding import doubled, parts, round_coefficients, round_program
 
-SINGLE, DOUBLE = FORMATS["float32"], FORMATS["float64"]
+SINGLE = FORMATS["float32"]
 
 needs_sollya = pytest.mark.skipif(shutil.which("sollya") is None, reason="Sollya is not installed")
 
@@ -100,12 +101,12 @@ def test_a_large_error_of_one_coefficient_is_made_up_for_by_the_others():
     assert ours < 1.2 * float(best.error)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     name=st.sampled_from(["exp2", "cos", "sqrt(x+1)", "log(x+2)"]),
     error=st.sampled_from(["relative", "absolute", "ulp"]),
     norm=st.sampled_from(["sup", "l2"]),
-    degree=st.integers(1, 4),
+    degree=st.integers(1, 3),
 )
 def test_never_worse_than_rounding_each(name, error, norm, degree):
     function = Function(name, ("1/8", "1"), "float32", error, norm)
@@ -300,7 +301,7 @@ def test_at_least_as_accurate_as_fpminimax(name, sollya, domain, dtype, exponent
         f"p=fpminimax(f,[|{','.join(map(str, exponents))}|],[|{','.join(names)}...|],I,"
         "relative,floating); q="
         + "+".join(f"({c})*x^{e}" for e, c in zip(p.exponents, ours, strict=True))
-        + "; for r in [|q,p|] do print(sup(supnorm(r,f,I,relative,2^(-40))));"
+        + "; for r in [|q,p|] do print(sup(supnorm(r,f,I,relative,2^(-40)))); quit;"
     )
     done = subprocess.run(["sollya"], input=script, capture_output=True, text=True, check=True)
     mine, theirs = map(float, done.stdout.split())

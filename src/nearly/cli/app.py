@@ -32,8 +32,8 @@ class Nearly(TyperGroup):
         _printable()
 
         def run() -> Any:
-            named = {"args": tokens, "prog_name": "nearly", "obj": command}
-            return super(Nearly, self).main(standalone_mode=False, **{**extra, **named})
+            extra.update(args=tokens, prog_name="nearly", obj=command, standalone_mode=False)
+            return super(Nearly, self).main(**extra)
 
         sys.exit(_status(run, command))
 
@@ -61,7 +61,9 @@ class Deferred(TyperCommand):
         super().__init__(name, short_help=f"(see nearly {name} --help)")
         self.target = target
 
-    def make_context(self, info_name: str | None, args: list[str], **extra: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
         from nearly.core.lazy import load
 
         offered = load(self.target)
@@ -69,7 +71,7 @@ class Deferred(TyperCommand):
             single = typer.Typer(add_completion=False, rich_markup_mode=None)
             single.command(self.name)(offered)
             offered = single
-        return typer.main.get_command(offered).make_context(info_name, args, **extra)
+        return typer.main.get_command(offered).make_context(info_name, args, parent, **extra)
 
 
 def _printable() -> None:

@@ -131,13 +131,22 @@ def _factory(text: str) -> tuple[Any, Mapping[str, Any]]:
     lines = problems()
     if text in lines:
         return load(lines[text].target), lines[text].settings
-    if is_file_reference(text):
-        return load_file(text), {}
+    own = load_file(text) if is_file_reference(text) else None
+    if own is not None and not _takes_a_variable(own):
+        return own, {}
     for target in offers("RESOLVERS").values():
         factory = load(target)(text)
         if factory is not None:
             return factory, {}
     raise UnknownName("problem", text, lines, "(or an expression in x, or file.py:attribute)")
+
+
+def _takes_a_variable(own: Any) -> bool:
+    """Whether a user's object is a function of something, for a room to approximate."""
+    if not inspect.isfunction(own):
+        return False
+    parameters = inspect.signature(own).parameters.values()
+    return any(p.default is p.empty for p in parameters)
 
 
 def _as_is(own: Any, fields: Mapping[str, Any], text: str) -> Any:

@@ -332,7 +332,7 @@ def page(frontier: Frontier) -> str:
     data = frontier.to_json()
     data["units"] = units(frontier)
     data["costs"] = [{u: frontier.cost(r, u) for u in data["units"]} for r in frontier]
-    data["worst"] = [plain(r.worst) for r in frontier]
+    data["worst"] = [plain(replace(r, certificate=None).worst) for r in frontier]
     data["fronts"] = {u: frontier.pareto(u) for u in data["units"]}
     parts = {
         "TITLE": _escape(f"{frontier.problem}: {frontier.error_name} against {frontier.unit}"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flint import arb, ctx
 
@@ -20,7 +20,7 @@ from nearly.functions import chebyshev, polynomial, rational
 from nearly.functions.formats import exponent
 from nearly.functions.function import Function
 from nearly.functions.oracle import exact, to_fraction
-from nearly.functions.polynomial import Polynomial, significant
+from nearly.functions.polynomial import Polynomial, check_degree, significant
 from nearly.functions.program import Builder, Program
 from nearly.functions.rational import Rational
 from nearly.functions.rational_schemes import (
@@ -49,7 +49,7 @@ Dial = TypeVar("Dial", int, str)
 
 # The dearest dials offered by default: over the reals 24 operations, in a machine format what its
 # precision can use on a reduced domain.
-DEGREES = {"real": 12, "float64": 20, "float32": 12, "float16": 8, "bfloat16": 6}
+DEGREES = {"real": 12, "float64": 20, "float32": 16, "float16": 8, "bfloat16": 6}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class PolynomialBuilder:
     approximate: Callable[[Function, int], Polynomial]
     scheme: Scheme
 
-    def __call__(self, function: Function, dial: int) -> Program:
+    def __call__(self, function: Function, dial: Any) -> Program:
+        check_degree(dial)
         found = placed(function, self.approximate(function, dial))
         if function.format.is_real:
             return finished(function, polynomial_program(self.scheme, found))
@@ -91,7 +92,8 @@ class PreconditionedBuilder:
 
     approximate: Callable[[Function, int], Polynomial]
 
-    def __call__(self, function: Function, dial: int) -> Program:
+    def __call__(self, function: Function, dial: Any) -> Program:
+        check_degree(dial)
         found = placed(function, self.approximate(function, dial))
         return finished(function, polynomial_program(knuth_eve, found))
 
@@ -112,7 +114,8 @@ class ClenshawBuilder:
 
     approximate: Callable[[Function, int], chebyshev.ChebyshevSeries]
 
-    def __call__(self, function: Function, dial: int) -> Program:
+    def __call__(self, function: Function, dial: Any) -> Program:
+        check_degree(dial)
         series = self.approximate(function, dial)
         builder = Builder()
         a, b = series.map
@@ -146,7 +149,7 @@ class RationalBuilder:
     approximate: Callable[[Function, int, int], Rational]
     scheme: RationalScheme
 
-    def __call__(self, function: Function, dial: str) -> Program:
+    def __call__(self, function: Function, dial: Any) -> Program:
         found = self.approximate(function, *parsed_type(dial))
         return finished(function, self.scheme(found.about(place(function, found.centre))))
 
@@ -162,7 +165,7 @@ class EvenRationalBuilder:
     function as a continued fraction in x^2. Any other raises `InputError`, and has no dials.
     """
 
-    def __call__(self, function: Function, dial: str) -> Program:
+    def __call__(self, function: Function, dial: Any) -> Program:
         numerator, denominator = parsed_type(dial)
         if rational.is_exponential(function):
             if numerator != denominator:

@@ -83,7 +83,7 @@ class Format:
         """The distance between neighbours of this format at `value` (subnormal spacing at 0)."""
         return Fraction(2) ** (max(exponent(value), self.emin) - self.precision + 1)
 
-    def ulps(self, truth: np.ndarray) -> np.ndarray:
+    def ulps(self, truth: Any) -> np.ndarray:
         """The spacing at each true value (float64 array), as float64: one ULP there."""
         _, power = np.frexp(np.asarray(truth, np.float64))
         power = np.clip(power - 1, self.emin, self.emax)

@@ -24,6 +24,7 @@ Contraction = Literal["as written", "any"]
 
 ROWS = 300_000  # intervals at most
 SHARP = 1.02  # a rounding bound this near to that at single points is good enough
+_FAR = 2.0**30
 EARLY = 16  # bits into an interval after which an integer's two values are just both allowed
 
 # On these, enclosures on an interval come from its ends.
@@ -407,15 +408,14 @@ def _in_a_ball(function: Function, a: float, b: float) -> tuple[float, float]:
 
 
 def _between_ends(function: Function, a: float, b: float) -> tuple[float, float]:
-    # Beyond 2^30 an exponential overflows even the exponents of balls; the value there bounds it.
-    far = 2.0**30
-    at_a, at_b = (function.oracle.value(arb(min(max(x, -far), far))) for x in (a, b))
+    at_a, at_b = (function.oracle.value(arb(x)) for x in (a, b))
+    if not at_a.is_finite():  # an exponential so far out overflows even the exponents of balls
+        at_a = function.oracle.value(arb(min(a, _FAR)))
     if at_a > 0:
-        return down(at_a), up(at_b) if b <= far else math.inf
+        return down(at_a), up(at_b)
     if at_b < 0:
-        return down(at_b), up(at_a) if a >= -far else math.inf
-    inside = abs(a) <= far and abs(b) <= far
-    return 0.0, max(up(at_a), up(at_b)) if inside else math.inf
+        return down(at_b), up(at_a)
+    return 0.0, max(up(at_a), up(at_b))
 
 
 class _Measures(NamedTuple):

@@ -24,7 +24,8 @@ from nearly.functions.taylor_bound import spacing_at
 DEGREE = 11
 NODES = np.cos(np.pi * (2 * np.arange(DEGREE + 1) + 1) / (2 * DEGREE + 2))
 PROBES = np.array([-0.97, 0.31])  # where each polynomial is checked against ball arithmetic
-BITS = 320  # points near 2^128 are to be told apart
+BITS = 128
+FAR_BITS = 320  # for |x| > 2^30, where neighbouring points are to be told apart
 LIMIT = 1 << 17  # pieces
 
 
@@ -120,10 +121,17 @@ def reference(function: Function) -> Reference:
         )
     ranges = pattern_ranges(function)
     pieces: list[_Piece] = []
-    with ctx.workprec(BITS):
-        for start, stop in ranges:
-            for lo, hi in _binades(format, start, stop):
+    half = 1 << (format.bits - 1)
+    mirrored = function.parity_on_domain
+    for start, stop in ranges:
+        for lo, hi in _binades(format, start, stop):
+            if mirrored and lo >= half:
+                continue
+            first = abs(widened(numbers(format, np.array([hi - 1]))))[0]
+            with ctx.workprec(BITS if first < 2.0**30 else FAR_BITS):
                 _subdivide(function, lo, hi, pieces)
+    if mirrored:
+        pieces += [_mirror(p, half, mirrored) for p in pieces]
     return Reference(
         format,
         ranges,
@@ -205,7 +213,7 @@ def error_in_ulps(function: Function, x: float, y: float) -> float:
         return 0.0 if math.isnan(y) else math.inf
     if math.isnan(y):
         return math.inf
-    with ctx.workprec(BITS):
+    with ctx.workprec(FAR_BITS):
         largest = arb(float(format.largest))
         top = arb(2) ** (format.emax - format.precision + 1)
         if not truth.is_finite() and math.isfinite(y):
@@ -294,13 +302,31 @@ def _binades(format: Format, start: int, stop: int) -> Iterator[tuple[int, int]]
     yield from zip(inside, inside[1:], strict=False)
 
 
+def _mirror(piece: _Piece, half: int, parity: str) -> _Piece:
+    """The piece at the negative numbers of an even or odd function."""
+    return _Piece(
+        piece.start + half,
+        piece.stop + half,
+        -piece.centre,
+        -piece.scale,
+        piece.coefficients if parity == "even" else -piece.coefficients,
+        piece.uncertainty,
+    )
+
+
 def _subdivide(function: Function, start: int, stop: int, pieces: list[_Piece]) -> None:
     stack = [(start, stop)]
+    width = stop - start  # of the last piece that was accurate: the next ones are hardly wider
     while stack:
         lo, hi = stack.pop()
+        if hi - lo > 2 * max(width, 4):
+            middle = (lo + hi) // 2
+            stack += [(middle, hi), (lo, middle)]
+            continue
         piece = _fit(function, lo, hi)
         if piece is not None:
             pieces.append(piece)
+            width = hi - lo
             if len(pieces) > LIMIT:
                 raise NotProven(
                     f"{function.name} varies too fast for a table over this domain; narrow it"
@@ -361,7 +387,9 @@ def _interpolated(
     error = max(np.max(np.abs(chebyshev[-2:])), np.max(np.abs(probed - values[-4:])))
     uncertainty = size * 2.0**-49
     finest = format.ulps(np.min(np.abs(values)))
-    precise = uncertainty <= 2.0**-12 * finest or stop - start <= 1024
+    # Near a zero inside the piece only few inputs are in doubt, and they are computed exactly.
+    crosses = np.min(values) < 0 < np.max(values)
+    precise = uncertainty <= 2.0**-12 * finest or stop - start <= 1024 or crosses
     if error > size * 2.0**-50 or not precise:
         return None
     return _Piece(start, stop, centre, 1 / half, monomial, float(uncertainty))

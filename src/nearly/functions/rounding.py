@@ -128,12 +128,15 @@ def round_coefficients(
             for row, weight, weighted in zip(powers, grid.weights, grid.truth, strict=True)
         ]
 
-    def slopes(_: Values, j: int, step: Fraction) -> list[arb]:
-        ball = exact(step)
-        return [row[j] * w * ball for row, w in zip(powers, grid.weights, strict=True)]
+    def slopes(_: Values, steps: Values) -> list[list[arb]]:
+        scaled = [(j, exact(step)) for j, step in zip(free, steps, strict=True)]
+        return [
+            [row[j] * w * step for row, w in zip(powers, grid.weights, strict=True)]
+            for j, step in scaled
+        ]
 
     family = _Family(errors, slopes, tuple(chosen), tuple(free), grid, function.norm)
-    return _best(family, wanted, naive, math.inf)
+    return _best(family, wanted, naive, (math.inf,))
 
 
 def round_program(function: Function, program: Program) -> Program:
@@ -184,18 +187,22 @@ def round_program(function: Function, program: Program) -> Program:
             y * w - t for y, w, t in zip(outputs(values), grid.weights, grid.truth, strict=True)
         ]
 
-    def slopes(values: Values, j: int, step: Fraction) -> list[arb]:
+    def slopes(values: Values, steps: Values) -> list[list[arb]]:
         # A difference quotient in 320 bits: 60 good bits are left on either side.
-        moved = tuple(v + step / 2**60 if i == j else v for i, v in enumerate(values))
-        pairs = zip(outputs(values), outputs(moved), grid.weights, strict=True)
-        return [(b - a) * w * 2**60 for a, b, w in pairs]
+        here, columns = outputs(values), []
+        for j, step in enumerate(steps):
+            there = outputs(tuple(v + step / 2**60 * (i == j) for i, v in enumerate(values)))
+            pairs = zip(here, there, grid.weights, strict=True)
+            columns.append([(b - a) * w * 2**60 for a, b, w in pairs])
+        return columns
 
     family = _Family(
         errors, slopes, (register,) * len(names), tuple(range(len(names))), grid, function.norm
     )
     naive = tuple(register.round(v) for v in wanted)
-    reach = 2.0 ** (register.precision // 2)
-    best = _best(family, wanted, naive, reach)
+    # Near, where the linearisation holds for any program, then about the best of that farther out.
+    reaches = (2.0 ** (register.precision // 2), 2.0 ** (register.precision - 4))
+    best = _best(family, wanted, naive, reaches)
     return replace(rounded, constants=rounded.constants | dict(zip(names, best, strict=True)))
 
 
@@ -379,12 +386,12 @@ _NORMS = {"sup": _sup, "l2": _root_mean_square}
 class _Family:
     """What there is to search: errors as a function of the constants.
 
-    `errors(values)` is the weighted error at each point of the grid; `slopes(values, j, step)`
-    its change for one step of constant j; `free` the indices that may move.
+    `errors(values)` is the weighted error at each point of the grid; `slopes(values, steps)` its
+    change for a step of each constant that may move; `free` are the indices of those.
     """
 
     errors: Callable[[Values], list[arb]]
-    slopes: Callable[[Values, int, Fraction], list[arb]]
+    slopes: Callable[[Values, Values], list[list[arb]]]
     formats: tuple[Format, ...]
     free: tuple[int, ...]
     grid: _Grid
@@ -404,25 +411,31 @@ class _Family:
         return all(_holds(self.formats[j], values[j]) for j in self.free)
 
 
-def _best(family: _Family, wanted: Values, naive: Values, reach: float) -> Values:
-    """The best rounding found over several choices of the spacings."""
+def _best(family: _Family, wanted: Values, naive: Values, reaches: Sequence[float]) -> Values:
+    """The best rounding found, over several choices of the spacings.
+
+    `reaches` are the spacings that a constant may move for as much of a penalty as the error
+    there is: infinite where errors are linear in the constants.
+    """
     found = {naive: float(family.norms(family.floats(naive))[0])}
     goal = family.floats(wanted)
-    pending, seen = [family.spacings(naive)], set[Values]()
-    while pending and len(seen) < _SPACINGS:
-        steps = pending.pop(0)
-        seen.add(steps)
-        start = min(found, key=lambda v: found[v])
-        near = _neighbours(family, start, steps, goal, reach)
-        for values in near:
+    for reach in reaches:
+        pending, seen = [family.spacings(naive)], set[Values]()
+        while pending and len(seen) < _SPACINGS:
+            steps = pending.pop(0)
+            seen.add(steps)
+            near = _neighbours(family, _least(found), steps, goal, reach)
             # A coefficient that left its binade may use the finer or must use the coarser spacing.
-            natural = family.spacings(values)
-            if natural not in seen and natural not in pending:
-                pending.append(natural)
-        held = (v for v in near if v not in found and family.holds(v))
-        for values in islice(held, _FINALISTS):
-            found[values] = float(family.norms(family.floats(values))[0])
-    return min(found, key=lambda v: found[v])
+            natural = dict.fromkeys(family.spacings(values) for values in near)
+            pending += [n for n in natural if n not in seen and n not in pending]
+            held = (v for v in near if v not in found and family.holds(v))
+            for values in islice(held, _FINALISTS):
+                found[values] = float(family.norms(family.floats(values))[0])
+    return _least(found)
+
+
+def _least(found: Mapping[Values, float]) -> Values:
+    return min(found, key=lambda values: found[values])
 
 
 def _neighbours(
@@ -432,8 +445,11 @@ def _neighbours(
     errors = family.floats(start)
     lattice = _Lattice.reduced(family, start, steps, reach, float(family.norms(errors)[0]))
     beam = lattice.nearest(goal - errors)
-    coarse = np.abs(errors[::4] + beam @ lattice.basis.T[:, ::4]).max(axis=1)
-    order = np.argsort(coarse, kind="stable")[: 8 * _DESCENTS]
+    # Where errors are far larger than what rounding does to them, the peaks of all candidates are
+    # those of the unrounded one, to the second order; elsewhere a coarse grid tells them apart.
+    places = np.union1d(np.arange(0, len(goal), 4), _peaks(goal))
+    coarse = np.abs(errors[places] + beam @ lattice.basis[places].T).max(axis=1)
+    order = np.argsort(coarse, kind="stable")[: 16 * _DESCENTS]
     norms = family.norms(errors + beam[order] @ lattice.basis.T)
     order = order[np.argsort(norms, kind="stable")]
     ends: dict[Values, float] = {}
@@ -463,7 +479,7 @@ class _Lattice:
         family: _Family, start: Values, steps: Values, reach: float, error: float
     ) -> _Lattice:
         with ctx.workprec(_BITS):
-            columns = [family.slopes(start, j, s) for j, s in zip(family.free, steps, strict=True)]
+            columns = family.slopes(start, steps)
             largest = [max(float(abs(c).mid()) for c in column) for column in columns]
             # 160 bits for the shortest column: reduced vectors are shorter still by the basis'
             # condition, and must keep the 53 bits of a double.

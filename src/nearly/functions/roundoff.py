@@ -45,10 +45,15 @@ class Reals:
 
 @dataclass
 class Integers:
-    """Enclosures of an integer register."""
+    """Enclosures of an integer register.
+
+    `source` is the place in `_Forward.sources` of the real register whose bits it holds, plus a
+    constant; -1 where there is none.
+    """
 
     lo: Array
     hi: Array
+    source: Array | None = None
 
 
 @dataclass
@@ -119,7 +124,8 @@ class _Forward:
     decisions: dict[int, list[Array]] = field(default_factory=dict)
     outcomes: dict[int, tuple[Array, Array]] = field(default_factory=dict)
     slopes: dict[int, Any] = field(default_factory=dict)
-    routes: dict[int, tuple[str, Any]] = field(default_factory=dict)
+    routes: dict[int, list[tuple[str, Any]]] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
     # Per register, the instruction that leaves it unknown, or -1. It matters only to results that
     # depend on it: what a select throws away may overflow or be undecided.
     blame: dict[str, Array] = field(default_factory=dict)
@@ -127,6 +133,7 @@ class _Forward:
     def run(self) -> None:
         self.format = self.storage.computing
         self.routed = routed(self.program)
+        self.sources = real_sources(self.program)
         n = self.lo.size
         smallest = _smallest(self.lo, self.hi)
         grid = np.maximum(_exponent(smallest), self.storage.emin) - self.storage.precision + 1.0
@@ -347,7 +354,10 @@ class _Forward:
             large = np.minimum(large, np.where(field == 0, edge / 2, 2 * edge) - step)
         first, last = self._pattern(small, np.floor), self._pattern(large, np.ceil)
         top = np.int64(-(2 ** (self.format.bits - 1)))
-        return Integers(np.where(negative, top + first, first), np.where(negative, top + last, last))
+        # Of negative numbers the larger has the larger bits too: sign and magnitude.
+        lo, hi = np.where(negative, top + first, first), np.where(negative, top + last, last)
+        operand = self.program.instructions[self.index][1]
+        return Integers(lo, hi, np.full(lo.size, self.sources.index(operand)))
 
     def _binade(self, a: Reals) -> tuple[Array, Array | None]:
         """Spacing and exponent field, decided only where integer arithmetic needs them."""
@@ -378,9 +388,8 @@ class _Forward:
         return steps + (exponent - form.emin) * hidden
 
     def _from_bits(self, a: Integers) -> Reals:
-        source = self.routed.get(self.program.instructions[self.index][1])
-        if source is not None:
-            return self._moved(a, source)
+        if self.program.instructions[self.index][1] in self.routed:
+            return self._moved(a)
         form = self.format
         shift = form.precision - 1
         negative = a.lo < 0
@@ -400,39 +409,72 @@ class _Forward:
         same = np.where(low == high, grid + _trailing_zeros(low + offset), grid)
         return Reals(lo, hi, same, same)
 
-    def _moved(self, a: Integers, source: str) -> Reals:
+    def _moved(self, a: Integers) -> Reals:
         """A register whose exponent and sign were changed by integer steps: v times +-2^k.
 
         No binade need be decided for that, which a value near a power of two could not do.
         """
         form, shift = self.format, self.format.precision - 1
-        v = self.values[source]
-        first, last = (self._pattern(end, to) for end, to in (
-            (_smallest(v.lo, v.hi), np.floor), (np.maximum(np.abs(v.lo), np.abs(v.hi)), np.ceil)
-        ))  # fmt: skip
         top = np.int64(-(2 ** (form.bits - 1)))
-        before = np.where(v.hi < 0, top, 0)
-        difference = a.lo - (before + first)  # the same at both ends, if it is a constant
-        after = np.where(a.lo < 0, top, 0)
-        moved = (a.lo - after) - first
-        k = moved >> shift
-        self._open((v.lo < 0) & (v.hi >= 0) | ((a.lo < 0) != (a.hi < 0)))
-        self._open((difference != a.hi - (before + last)) | ((k << shift) != moved))
+        v, source = self._gathered(a)
+        first = self._pattern(_smallest(v.lo, v.hi), np.floor)
+        last = self._pattern(np.maximum(np.abs(v.lo), np.abs(v.hi)), np.ceil)
+        negative, after = v.hi < 0, a.lo < 0
+        start, stop = (end - np.where(after, top, 0) for end in (a.lo, a.hi))
+        start, stop = np.minimum(start, stop), np.maximum(start, stop)
+        k = (start - first) >> shift
+        steady = (stop - start == last - first) & ((k << shift) == start - first)
+        single = ((v.lo >= 0) | negative) & (after == (a.hi < 0))
         fields = np.stack([first >> shift, last >> shift])
-        self._open(
-            (k != 0) & ((np.minimum(fields, fields + k) < 1) | (
-                np.maximum(fields, fields + k) > form.emax - form.emin + 1
-            )).any(0)
-        )  # fmt: skip
-        flips = (v.hi < 0) != (a.lo < 0)
-        self._record(k)
+        ends = np.concatenate([fields, fields + k])
+        normal = (ends.min(0) >= 1) & (ends.max(0) <= form.emax - form.emin + 1)
+        whole = steady & ((k == 0) | normal)
+        # Any other step is linear within a binade: how results become subnormal.
+        binades = [np.maximum(p >> shift, 1) for p in (first, last, start, stop)]
+        decided = (binades[0] == binades[1]) & (binades[2] == binades[3])
+        # A handful of values across a power of two, as of a subnormal result: try each.
+        few = single & ~(whole | decided) & (stop - start < 8)
+        chosen, _ = self._decide(np.where(few, start, 0), np.where(few, stop, 0))
+        self._open(~(few | (single & (whole | decided))))
+        linear = binades[2] - binades[0]
+        k = np.where(whole, k, linear)
+        scale = np.ldexp(1.0, np.clip(k, -2000, 2000))
+        begin, base = (_from_pattern(np.maximum(p, 0), form) for p in (start, first))
+        offset = np.where(whole, 0.0, begin - scale * base)
+        flips, sign = negative != after, np.where(after, -1.0, 1.0)
+        source = np.where(few, -1, source)
+        number = np.where(few, chosen + np.where(after, top, 0), a.lo)
+        self._record(source)
+        self._record(np.where(source < 0, number, k))
         self._record(flips)
-        factor = np.where(flips, -1.0, 1.0) * np.ldexp(1.0, np.clip(k, -2000, 2000))
+        self._record((sign * offset).astype(np.float64).view(np.int64))
+        factor = np.where(flips, -scale, scale)
         self.slopes[self.index] = (_ZERO,)
-        self.routes[self.index] = (source, (factor, factor))
-        lo, hi = v.lo * factor, v.hi * factor
-        grid = v.grid + k
-        return Reals(np.minimum(lo, hi), np.maximum(lo, hi), grid, grid)
+        self.routes[self.index] = []
+        for i in np.unique(source[source >= 0]):
+            mine = np.where(source == i, factor, 0.0)
+            self.routes[self.index].append((self.sources[i], (mine, mine)))
+        lo, hi = v.lo * factor + sign * offset, v.hi * factor + sign * offset
+        grid = np.where(whole, v.grid + k, binades[2] + form.emin - 1.0 - shift)
+        point = _from_pattern(number, form)
+        lo, hi = (np.where(few, point, end) for end in (np.minimum(lo, hi), np.maximum(lo, hi)))
+        grid = np.where(few, _grid_of(point), grid)
+        return Reals(lo, hi, grid, grid)
+
+    def _gathered(self, a: Integers) -> tuple[Reals, Array]:
+        """The real registers that integers were made from; numbers where they are constants."""
+        point = np.where(a.lo == a.hi, a.lo, 0)
+        number = _from_pattern(point, self.format).astype(self.lo.dtype)
+        none = np.full(number.shape, -1)
+        v, source = Reals(number, number, _grid_of(number), _grid_of(number)), none
+        origin = none if a.source is None else a.source
+        for i in np.unique(origin[origin >= 0]):
+            real, mine = self.values[self.sources[i]], origin == i
+            fields = zip(_fields(v), _fields(real), strict=True)
+            v = Reals(*(np.where(mine, new, old) for old, new in fields))
+            source = np.where(mine, i, source)
+        self._open((origin < 0) & (a.lo != a.hi))
+        return v, source
 
     def _wrapped(self, low: Array, high: Array) -> Integers:
         if self.format.bits == 32:
@@ -445,11 +487,13 @@ class _Forward:
 
     def _iadd(self, a: Integers, b: Integers) -> Integers:
         self.slopes[self.index] = (_ONE, _ONE)
-        return self._wrapped(a.lo + b.lo, a.hi + b.hi)
+        sum_ = self._wrapped(a.lo + b.lo, a.hi + b.hi)
+        return Integers(sum_.lo, sum_.hi, b.source if a.source is None else a.source)
 
     def _isub(self, a: Integers, b: Integers) -> Integers:
         self.slopes[self.index] = (_ONE, (-1.0, -1.0))
-        return self._wrapped(a.lo - b.hi, a.hi - b.lo)
+        difference = self._wrapped(a.lo - b.hi, a.hi - b.lo)
+        return Integers(difference.lo, difference.hi, a.source)
 
     def _ishl(self, a: Integers, b: Integers) -> Integers:
         self._open(b.lo != b.hi)
@@ -506,7 +550,10 @@ class _Forward:
         one, zero = yes.astype(float), (~yes).astype(float)
         self.slopes[self.index] = (_ZERO, (one, one), (zero, zero))
         if isinstance(a, Integers):
-            return Integers(np.where(yes, a.lo, b.lo), np.where(yes, a.hi, b.hi))
+            origins = [np.full(yes.size, -1) if v.source is None else v.source for v in (a, b)]
+            return Integers(
+                np.where(yes, a.lo, b.lo), np.where(yes, a.hi, b.hi), np.where(yes, *origins)
+            )
         grid = np.where(yes, a.grid, b.grid)
         return Reals(np.where(yes, a.lo, b.lo), np.where(yes, a.hi, b.hi), grid, grid)
 
@@ -552,7 +599,7 @@ class _Forward:
                 rounding = rounding + np.where(none, 0.0, size * self.deltas[i])
             operands = self.program.instructions[i][1:]
             partial = [*zip(operands, self.slopes[i], strict=True)]
-            for operand, slope in [*partial, *([self.routes[i]] if i in self.routes else [])]:
+            for operand, slope in [*partial, *self.routes.get(i, [])]:
                 if operand.startswith("t") and slope is not _ZERO:
                     product = _times(adjoint, slope)
                     null = (product[0] == 0) & (product[1] == 0)  # thrown away by a select
@@ -576,8 +623,11 @@ class _Forward:
             if operation == "select":
                 yes = self.values[operands[0]].may
                 shares = [mine, mine & yes, mine & ~yes]
-            if i in self.routes:
-                operands, shares = [*operands, self.routes[i][0]], [*shares, mine]
+            if is_choice(self.program, self.program.instructions[i]):
+                operands, shares = [], []
+            elif i in self.routes:  # the integers between are not built
+                operands = [name for name, _ in self.routes[i]]
+                shares = [mine & (factor[0] != 0) for _, factor in self.routes[i]]
             for operand, share in zip(operands, shares, strict=True):
                 if operand.startswith("t"):
                     needed[operand] = needed.get(operand, np.zeros(n, bool)) | share
@@ -623,7 +673,9 @@ def _widened(a: tuple[Array, Array]) -> tuple[Array, Array]:
 
 
 def _sum(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    return _widened((a[0] + b[0], a[1] + b[1]))
+    lo, hi = _widened((a[0] + b[0], a[1] + b[1]))
+    null = (a[0] == 0) & (a[1] == 0) & (b[0] == 0) & (b[1] == 0)
+    return np.where(null, 0.0, lo), np.where(null, 0.0, hi)
 
 
 def _unless_zero(lo: Array, hi: Array, grid: Array) -> Array:
@@ -711,46 +763,84 @@ def is_shift(program: Program, instruction: Instruction, register: Format) -> bo
     return any(large(program, o, register) for o in summands)
 
 
-@lru_cache(maxsize=64)
-def routed(program: Program) -> Mapping[str, str]:
-    """Integer registers that are a real register's bits plus something -> that real register.
+def real_sources(program: Program) -> list[str]:
+    """The real registers whose bits are taken."""
+    return [i[1] for i in program.instructions if i[0] == "bits"]
 
-    Only those of which nothing else is asked than to become a real again, or parts that are
-    constant on an interval: sign and exponent.
+
+@lru_cache(maxsize=64)
+def routed(program: Program) -> frozenset[str]:
+    """Integer registers that hold a real register's bits, plus a constant, and nothing else.
+
+    Only those of which nothing is asked than to become a real again, or parts that are constant on
+    an interval: sign and exponent.
     """
-    source: dict[str, str] = {}
+    held: list[str] = []
     users: dict[str, list[Instruction]] = {}
     for i, (operation, *operands) in enumerate(program.instructions):
         for o in operands:
             users.setdefault(o, []).append((operation, f"t{i}", *operands))
-        origin = [source[o] for o in operands if o in source]
-        if operation == "bits":
-            source[f"t{i}"] = operands[0]
-        elif operation in ("iadd", "isub") and len(origin) == 1 and (
-            operation == "iadd" or operands[0] in source
-        ):
-            source[f"t{i}"] = origin[0]
-    last = f"t{len(program.instructions) - 1}"
-    good: dict[str, str] = {}
-    for name in reversed(source):
-        if name != last and all(_harmless(program, u, good) for u in users.get(name, [])):
-            good[name] = source[name]
-    # Both ends of a chain must agree: what comes from a register that is not routed is not either.
-    for i, (operation, *operands) in enumerate(program.instructions):
-        name = f"t{i}"
-        if name in good and operation != "bits" and not any(o in good for o in operands):
-            del good[name]
-    return good
+        origins = [o in held for o in operands]
+        integers = operation == "select" and program.kinds[f"t{i}"] == "i"
+        one = operation == "iadd" and sum(origins) == 1 or operation == "isub" and origins == [1, 0]
+        if operation == "bits" or one or (integers and any(origins)):
+            held.append(f"t{i}")
+    good = set(held)
+    while True:  # nothing may be lost on the way, from either end
+        operands = {n: program.instructions[int(n[1:])][1:] for n in good}
+        bad = {
+            n
+            for n in good
+            if any(o in held and o not in good for o in operands[n])
+            or not all(_harmless(program, use, good) for use in users.get(n, []))
+        }
+        if not bad:
+            return frozenset(good)
+        good -= bad
 
 
-def _harmless(program: Program, use: Instruction, good: Mapping[str, str]) -> bool:
+def is_choice(program: Program, instruction: Instruction) -> bool:
+    """Whether an instruction's value, once decided, is a constant whatever its operands are."""
+    operation, *operands = instruction
+    if operation == "iand":
+        return _splits_high(program, operands)
+    return operation in ("round", "to_int", "ishr", "lt", "le", "eq", "lookup")
+
+
+def _splits_high(program: Program, operands: list[str]) -> bool:
+    """Whether a mask keeps the high bits only."""
+    mask = next((program.constants[o] for o in operands if o in program.constants), None)
+    if not isinstance(mask, int):
+        return False
+    # Masks are written with or without the sign: the top bit of the register decides.
+    width = program.format.computing.bits
+    signed = (mask + (1 << (width - 1))) % (1 << width) - (1 << (width - 1))
+    return signed < 0 and (~signed & (~signed + 1)) == 0
+
+
+def _harmless(program: Program, use: Instruction, good: set[str]) -> bool:
     operation, result, *operands = use
-    if operation in ("iadd", "isub"):
+    if operation in ("iadd", "isub", "select"):
         return result in good
     if operation == "iand":
-        mask = next((program.constants[o] for o in operands if o in program.constants), None)
-        return isinstance(mask, int) and (~mask & (~mask + 1)) == 0 and mask < 0
+        return _splits_high(program, operands)
     return operation in ("from_bits", "ishr", "lt", "le", "eq")
+
+
+def _from_pattern(bits: Array, form: Format) -> Array:
+    """The numbers with these bits."""
+    return bits.astype(form.integer).view(form.dtype).astype(np.float64)
+
+
+def _grid_of(x: Array) -> Array:
+    """The exponent of the lowest set bit of numbers."""
+    mantissa, power = np.frexp(np.where(np.isfinite(x), x, 0.0).astype(np.float64))
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    return np.where(whole == 0, _INF, power - 53.0 + _trailing_zeros(whole))
+
+
+def _fields(v: Reals) -> tuple[Array, Array, Array, Array]:
+    return v.lo, v.hi, v.grid, v.product
 
 
 def decisions(program: Program, instruction: Instruction, register: Format) -> int:
@@ -787,8 +877,11 @@ class _Specialiser:
         self.recorded: dict[int, list[int]] = {}
         remaining = choices[::-1]
         for i, instruction in enumerate(program.instructions):
-            free = instruction[0] == "bits" and f"t{i}" in routed(program)
-            count = 0 if free else decisions(program, instruction, register)
+            count = decisions(program, instruction, register)
+            if instruction[0] == "bits" and f"t{i}" in self.routed:
+                count = 0
+            elif instruction[0] == "from_bits" and instruction[1] in self.routed:
+                count = 5
             self.recorded[i] = [remaining.pop() for _ in range(count)]
 
     def program_of(self) -> Program | None:
@@ -798,6 +891,9 @@ class _Specialiser:
             self.choices = self.recorded[i][::-1]
             if operation == "lookup":
                 result = self.source.tables[operands[0]][self.choices.pop()]
+            elif is_choice(self.source, self.source.instructions[i]):
+                result = self.choices.pop()
+                result = Fraction(result) if operation == "round" else result
             elif operation == "select":
                 condition, a, b = operands
                 result = self.values[a if self.values[condition] else b]
@@ -805,7 +901,7 @@ class _Specialiser:
                 constant = next(c for c in reversed(operands) if large(self.source, c, self.form))
                 result = self.choices.pop() * shift_step(self.source.constants[constant], self.form)
             elif operation == "from_bits" and operands[0] in self.routed:
-                result = self._moved(self.routed[operands[0]])
+                result = self._moved()
             else:
                 handler = getattr(self, f"_{operation}", None)
                 arguments = [self.values[o] for o in operands]
@@ -825,8 +921,11 @@ class _Specialiser:
             if operation == "select":
                 condition, a, b = operands
                 operands = [condition, a if self.recorded[int(condition[1:])][0] else b]
-            if operation == "from_bits" and operands[0] in self.routed:
-                operands = [self.routed[operands[0]]]  # the integers between are not built
+            if is_choice(self.source, self.source.instructions[i]):
+                operands = []
+            elif operation == "from_bits" and operands[0] in self.routed:
+                source = self.recorded[i][1]  # the integers between are not built
+                operands = [real_sources(self.source)[source]] if source >= 0 else []
             fresh = {int(o[1:]) for o in operands if o.startswith("t")} - seen
             seen |= fresh
             pending += fresh
@@ -842,12 +941,6 @@ class _Specialiser:
     def _abs(self, a: Any) -> Any:
         return -a if self.choices.pop() else a
 
-    def _round(self, a: Any) -> Any:
-        return Fraction(self.choices.pop())
-
-    def _to_int(self, a: Any) -> Any:
-        return self.choices.pop()
-
     def _to_float(self, a: Any) -> Any:
         return _exact(a)
 
@@ -861,10 +954,15 @@ class _Specialiser:
             return self._linear(a, -1 / step, offset - 2 ** (form.bits - 1))
         return self._linear(a, 1 / step, offset)
 
-    def _moved(self, source: str) -> Any:
-        k, flips = self.choices.pop(), self.choices.pop()
+    def _moved(self) -> Any:
+        _, source, k, flips, bits = (self.choices.pop() for _ in range(5))
+        if source < 0:
+            number = float(_from_pattern(np.array([k]), self.form)[0])
+            return Fraction(number) if np.isfinite(number) else number
         factor = Fraction(2) ** k * (-1 if flips else 1)
-        return self.values[source] if factor == 1 else self._linear(self.values[source], factor, 0)
+        value = self.values[real_sources(self.source)[source]]
+        offset = Fraction(float(np.array([bits]).view(np.float64)[0]))
+        return value if (factor, offset) == (1, 0) else self._linear(value, factor, offset)
 
     def _from_bits(self, a: Any) -> Any:
         first, negative = self.choices.pop(), self.choices.pop()
@@ -893,21 +991,14 @@ class _Specialiser:
             return a
         return self._linear(a, Fraction(1), -self.choices.pop() * 2**32)
 
-    def _ishr(self, a: Any, b: Any) -> Any:
-        return self.choices.pop()
-
     def _iand(self, a: Any, b: Any) -> Any:
-        value, mask = (b, a) if isinstance(b, Node) else (a, b)
+        """A mask of low bits: what lies above them was decided."""
+        value = b if isinstance(b, Node) else a
         base = self.choices.pop()
-        half = 1 << (self.form.bits - 1)
-        signed = (int(mask) + half) % (2 * half) - half
-        low_bits = signed & (signed + 1) == 0
-        return self._linear(value, Fraction(1), -base) if low_bits else base
-
-    def _compare(self, a: Any, b: Any) -> Any:
-        return self.choices.pop()
-
-    _lt = _le = _eq = _compare
+        mask = a if isinstance(b, Node) else b
+        if not isinstance(mask, int) or mask & (mask + 1):
+            return base  # another mask of a constant
+        return self._linear(value, Fraction(1), -base)
 
 
 def _exact(value: Any) -> Any:

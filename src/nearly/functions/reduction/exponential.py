@@ -72,8 +72,7 @@ def _power(b: Builder, place: Layout, base: Base, core: Program) -> Node:
     lowest = b.constant(place.register.round(least / rate))
     x = b.select(b.lt(b.x, lowest), lowest, b.x) if underflows else b.x
     shifted, minus_k = nearest_integer(b, place, x, rate)
-    parts = reduced_argument(b, place, x, minus_k, rate)
-    value = b.inline(core, parts.r) if place.is_wide else b.add(1, less_one(b, base, parts, core))
+    value = _reduced_power(b, place, base, x, minus_k, core)
     scaled = b.iadd(b.bits(value), b.ishl(b.bits(shifted), place.mantissa))
     if underflows and place.has_subnormals:
         scaled = b.select(b.lt(scaled, place.hidden), subnormal_bits(b, place, scaled), scaled)
@@ -85,36 +84,41 @@ def _power(b: Builder, place: Layout, base: Base, core: Program) -> Node:
     return b.select(fits, result, b.mul(b.x, Fraction(2) ** place.register.emax))
 
 
+def _reduced_power(
+    b: Builder, place: Layout, base: Base, x: Node, minus_k: Node, core: Program
+) -> Node:
+    """B^r from the core."""
+    rate = real(base.binary)
+    if rate == 1:
+        r = b.add(x, minus_k)
+        if place.is_wide:
+            return b.inline(core, r)
+        return b.add(1, b.fma(r, b.inline(core, r), _led(b, base, r)))
+    parts = reduced_argument(b, place, x, minus_k, rate)
+    if place.is_wide:
+        return b.inline(core, parts.r)
+    head, tail = less_one(b, base, parts, core)
+    return b.add(1, b.add(head, tail))
+
+
 class Argument(NamedTuple):
-    """r = x - k log_B(2), rounded, and as a sum: `low` is None where `high` is all of it."""
+    """r = x - k log_B(2): rounded, and as a sum of which `high` is exact."""
 
     r: Node
     high: Node
-    low: Node | None
+    low: Node
 
 
 def reduced_argument(b: Builder, place: Layout, x: Node, minus_k: Node, rate: Fraction) -> Argument:
-    """x - k/rate: exact for rate 1, else with 1/rate in two parts."""
-    if rate == 1:
-        r = b.add(x, minus_k)
-        return Argument(r, r, None)
+    """x - k/rate, with 1/rate in two parts."""
     head = short(1 / rate, place.precision - (place.unit + 1).bit_length())
     high = b.fma(minus_k, head, x)
     low = b.mul(minus_k, 1 / rate - head)
     return Argument(b.add(high, low), high, low)
 
 
-def less_one(b: Builder, base: Base, parts: Argument, core: Program) -> Node:
-    """B^r - 1 = lead*high + (r g(r) + lead*low)."""
-    if parts.low is None:
-        return b.fma(parts.r, b.inline(core, parts.r), _led(b, base, parts.high))
-    head, tail = less_one_parts(b, base, parts, core)
-    return b.add(head, tail)
-
-
-def less_one_parts(b: Builder, base: Base, parts: Argument, core: Program) -> tuple[Node, Node]:
-    """B^r - 1 as an exact head and a small tail, for what else has to be added to the tail."""
-    assert parts.low is not None
+def less_one(b: Builder, base: Base, parts: Argument, core: Program) -> tuple[Node, Node]:
+    """B^r - 1 = lead*high + (r g(r) + lead*low): an exact head and a small tail."""
     tail = b.fma(parts.r, b.inline(core, parts.r), _led(b, base, parts.low))
     return _led(b, base, parts.high), tail
 

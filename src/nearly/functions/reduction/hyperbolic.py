@@ -31,7 +31,6 @@ from nearly.functions.reduction.exponential import (
     BASES,
     Argument,
     less_one,
-    less_one_parts,
     reduced_argument,
     subnormal_bits,
 )
@@ -73,7 +72,7 @@ def _saturating(b: Builder, place: Layout, size: Node, core: Program) -> Node:
     # 2 e^(-2a) < 2^-(p+2): a > (p+3) log(2)/2
     held = _at_most(b, size, Fraction(round((place.precision + 4) / (2 * rate))))
     shifted, parts = _argument(b, place, b.add(held, held))
-    s = less_one(b, EXP, parts, core)
+    s = b.add(*less_one(b, EXP, parts, core))
     power = b.ishl(b.bits(shifted), place.mantissa)
     inverse = b.from_bits(b.isub(_one(place), power))
     nearly_doubled = b.from_bits(b.isub(_one(place) + place.hidden - 1, power))
@@ -115,7 +114,7 @@ def _half_sum(
     """(e^a + e^-a)/2, or with `sub` the difference."""
     overflow = place.at_least((place.register.emax + 2) / real(EXP.binary))
     shifted, parts = _argument(b, place, _at_most(b, size, overflow))
-    head, tail = less_one_parts(b, EXP, parts, core)
+    head, tail = less_one(b, EXP, parts, core)
     k = b.isub(b.bits(shifted), place.bits(place.magic))
     # Beyond k = p the smaller exponential does not count, and 2^-2k would leave the format.
     capped = b.select(b.lt(k, place.precision), k, b.constant(place.precision))
@@ -136,7 +135,7 @@ def expm1(function: Function) -> Reduction:
         lowest = Fraction(-round((place.precision + 2) / real(EXP.binary)))
         held = b.select(b.lt(b.x, lowest), b.constant(lowest), b.x)
         shifted, parts = _argument(b, place, held)
-        head, tail = less_one_parts(b, EXP, parts, core)
+        head, tail = less_one(b, EXP, parts, core)
         power = b.ishl(b.bits(shifted), place.mantissa)
         # Half of everything, so that 2^k does not overflow before the result does.
         scale = b.from_bits(b.iadd(_one(place) - place.hidden, power))
@@ -163,7 +162,7 @@ def sigmoid(function: Function) -> Reduction:
         smallest = place.unit + 3 if place.has_subnormals else -place.register.emin - 1
         least = Fraction(int(smallest / real(EXP.binary)))
         shifted, parts = _argument(b, place, b.neg(_at_most(b, b.abs(b.x), least)))
-        grown = b.add(1, less_one(b, EXP, parts, core))
+        grown = b.add(1, b.add(*less_one(b, EXP, parts, core)))
         power = b.ishl(b.bits(shifted), place.mantissa)
         # e^-a only counts beside 1 while it is far from subnormal: else 0 serves.
         plain = b.iadd(b.bits(grown), power)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from flint import arb, ctx
 
@@ -71,7 +72,7 @@ class Layout:
 
     @property
     def magic(self) -> Fraction:
-        """Adding it to |x| < 2^(mantissa-1) rounds x to an integer, which the low bits then hold."""
+        """Added to |x| < 2^(mantissa-1), it rounds x to an integer, held by the low bits."""
         return Fraction(3 << (self.mantissa - 1))
 
     def bits(self, value: Fraction) -> int:
@@ -100,16 +101,15 @@ class Layout:
 def layout(function: Function) -> Layout:
     """The registers of a function's format and its domain."""
     with ctx.workprec(64):
-        low, high = function.ends
-        bounded = [end.is_finite() for end in (low, high)]
-    if all(bounded):
-        return Layout(function.format, *function.interval)
-    ends = (to_fraction(e) if finite else None for e, finite in zip((low, high), bounded, strict=True))
-    return Layout(function.format, *ends)
+        low, high = (to_fraction(e) if e.is_finite() else None for e in function.ends)
+    if function.is_bounded:
+        low, high = function.interval
+    return Layout(function.format, low, high)
 
 
+@lru_cache
 def real(expression: str) -> Fraction:
-    """A constant expression, to 2400 bits: two thousand more than any constant needs but 2/pi."""
+    """A constant expression, to 2400 bits."""
     with ctx.workprec(_BITS):
         ball: arb = parse_constant(expression)()
         return to_fraction(ball)

@@ -5,7 +5,7 @@ x = M 2^s with an integer |M| < 2^p. Multiples of four quarter turns do not matt
     x 2/pi = M R(s)  (mod 4),   R(s) = 2^s 2/pi mod 4 in [-2, 2].
 
 A table holds W(s), which is R(s) rounded to a multiple of 2^(2-2c), c = p/2 rounded down. What W(s)
-leaves, times 2^(2c), is R(s + 2c) again, so the one table serves for all of R: three entries of it.
+leaves, times 2^(2c), is R(s + 2c) again, so the one table serves for all of R: four entries of it.
 An entry is split into a head, a multiple of 2^(2-c), and a tail, of c bits each; M = A + B with
 A a multiple of 2^c and |B| <= 2^(c-1). Products of these are exact, and with |A| < 2^p
 
@@ -15,15 +15,15 @@ A a multiple of 2^c and |B| <= 2^(c-1). Products of these are exact, and with |A
 below the last one. Exact steps: A, B, heads, tails, products; the levels but the last, being sums
 of two products of at most 2^(p-1) units; the nearest integers taken off the first two levels; the
 sum of these two, a multiple of 2^(2-2c) below 4; the third and the fourth level's sums with their
-error terms (Fast2Sum holds where the first summand is a multiple of the second's last place). The
-last level is rounded and cut at 2^-(5c-1) of a quarter turn, whereas no number of the format is
-nearer to a multiple of pi/2 than 2^-30 (float32) or 2^-62 (float64).
+error terms (Fast2Sum holds where the first summand is a multiple of the second's last place). Two
+more levels are rounded; what is left out is below 2^-(5c-1) of a quarter turn, whereas no number of
+the format is nearer to a multiple of pi/2 than 2^-30 (float32) or 2^-62 (float64).
 
 The fraction becomes an angle by pi/2 = P1 + P2, P1 and the fraction's head in c bits, so that their
 product is exact.
 
 How it differs from the usual implementations: those multiply long integers, or read words that
-straddle bits; this needs no integer product, vectorises, and reads three table entries.
+straddle bits; this needs no integer product, vectorises, and reads four table entries.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nearly.functions.formats import format_named
 from nearly.functions.program import Builder, Node
 from nearly.functions.reduction.layout import Layout, real, short
 
-ENTRIES = 3
+ENTRIES = 4
 
 
 class Angle(NamedTuple):
@@ -59,19 +59,21 @@ def payne_hanek(b: Builder, place: Layout) -> Angle:
     c = place.precision // 2
     bits = b.bits(b.x)
     m = _integer(b, place, bits)
-    first, second, third = _entries(b, place, bits)
+    *entries, fourth = _entries(b, place, bits)
+    first, second, third = (_split(b, place, entry) for entry in entries)
     m1, m2 = (_scaled(b, m, Fraction(1, 2 ** (2 * c * j))) for j in (1, 2))
-    # Each level: (times the head or tail of M, of the entry), twice.
+    last = b.mul(b.mul(m.head, Fraction(1, 2 ** (6 * c))), fourth)
     levels = [
         b.fma(m.tail, first.head, b.mul(m.head, first.tail)),
         b.fma(m.tail, first.tail, b.mul(m1.head, second.head)),
         b.fma(m1.tail, second.head, b.mul(m1.head, second.tail)),
         b.fma(m1.tail, second.tail, b.mul(m2.head, third.head)),
-        b.fma(m2.tail, third.head, b.fma(m2.tail, third.tail, b.mul(m2.head, third.tail))),
+        b.fma(m2.tail, third.head, b.mul(m2.head, third.tail)),
+        b.fma(m2.tail, third.tail, last),
     ]
     shifted, fraction = _nearest(b, place, levels[0])
     shifted_again, high = _nearest(b, place, b.add(fraction, levels[1]))
-    low = levels[4]
+    low = b.add(levels[4], levels[5])
     errors = []
     for level in levels[2:4]:
         total = b.add(high, level)
@@ -96,18 +98,20 @@ def _scaled(b: Builder, halves: Halves, factor: Fraction) -> Halves:
     return Halves(b.mul(halves.head, factor), b.mul(halves.tail, factor))
 
 
-def _entries(b: Builder, place: Layout, bits: Node) -> list[Halves]:
-    """The table's entries at s, s + 2c, s + 4c, each split at 2^(2-c)."""
+def _entries(b: Builder, place: Layout, bits: Node) -> list[Node]:
+    """The table's entries at s, s + 2c, s + 4c, ..."""
     c = place.precision // 2
     table = b.table(quarter_turns(place.register.name))
     exponent = b.iand(b.ishr(bits, place.mantissa), 2 * place.register.emax + 1)
-    magic = place.magic * Fraction(4, 2**c)
-    result = []
-    for j in range(ENTRIES):
-        entry = b.lookup(table, b.iadd(exponent, 2 * c * j) if j else exponent)
-        minus_head = b.sub(magic, b.add(entry, magic))
-        result.append(Halves(b.neg(minus_head), b.add(entry, minus_head)))
-    return result
+    indices = (b.iadd(exponent, 2 * c * j) if j else exponent for j in range(ENTRIES))
+    return [b.lookup(table, index) for index in indices]
+
+
+def _split(b: Builder, place: Layout, entry: Node) -> Halves:
+    """An entry at its place 2^(2-c)."""
+    magic = place.magic * Fraction(4, 2 ** (place.precision // 2))
+    minus_head = b.sub(magic, b.add(entry, magic))
+    return Halves(b.neg(minus_head), b.add(entry, minus_head))
 
 
 def _nearest(b: Builder, place: Layout, x: Node) -> tuple[Node, Node]:

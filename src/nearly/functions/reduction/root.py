@@ -108,4 +108,6 @@ def _guess(b: Builder, place: Layout, x: Node) -> Node:
     # and by cutting y 0.012 lower. The middle of that is taken off: |d| <= 0.15.
     offset = Fraction(2, 3) * place.register.emax - Fraction(3, 128)
     approximate = b.fma(b.to_float(b.bits(x)), THIRD, offset * place.hidden)
-    return b.from_bits(b.iand(b.to_int(approximate), -1 << (place.precision - place.precision // 3)))
+    return b.from_bits(
+        b.iand(b.to_int(approximate), -1 << (place.precision - place.precision // 3))
+    )

@@ -17,10 +17,10 @@ class Reduction:
     **Arguments:**
 
     - `function`: what the wrapped program computes.
-    - `cores`: what is left to approximate, in the format of `function`; all are built with the
-      same dial. None where the instructions compute the function by themselves (`sqrt`).
+    - `cores`: what is left to approximate, in the format of `function`; none where the
+      instructions compute the function by themselves (`sqrt`).
     - `assemble`: the cores' programs, in this order, to the program of `function`.
-    - `bound`: the error in ULP, with cores accurate enough, that rounding cannot exceed much.
+    - `bound`: the error in ULP that is not exceeded with cores accurate enough, fused or not.
     """
 
     function: Function

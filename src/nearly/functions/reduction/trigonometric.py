@@ -1,10 +1,12 @@
-"""sin, cos and tan: Cody and Waite's reduction for bounded domains, Payne and Hanek's for whole formats.
+"""sin, cos and tan: by Cody and Waite on bounded domains, by Payne and Hanek on whole formats.
 
 With k the integer nearest to 2x/pi and r = x - k pi/2 = h + l, |r| <= pi/4, by the last two bits
 of k the result is +-sin r or +-cos r. Both are computed, by
 
-    sin r = h + (h^3 S(h) + l),   S(x) = (sin x - x)/x^3,
-    cos r = 1 + (h^2 C(h) - h l),  C(x) = (cos x - 1)/x^2.
+    sin r = h + (h^3 S(h) + l),                    S(x) = (sin x - x)/x^3,
+    cos r = first + (error + (h^4 C(h) - h l)),    C(x) = (cos x - 1 + x^2/2)/x^4,
+
+first + error being 1 - h^2/2 (Fast2Sum): h^2's own rounding is all that counts beside the last.
 
 k is a number rounded by adding 3*2^(p-2), so its last bits lie at the end of that number.
 
@@ -50,10 +52,8 @@ def trigonometric(function: Function) -> Reduction:
     def wrap(sine_core: Program, cosine_core: Program) -> Program:
         b = Builder(function.dtype)
         angle = _reduced(b, place)
-        h, l = angle.high, angle.low
-        h2 = b.mul(h, h)
-        sine = b.add(h, b.fma(b.mul(h, h2), b.inline(sine_core, h), l))
-        cosine = _cosine(b, h, l, h2, cosine_core)
+        sine = _sine(b, angle, sine_core)
+        cosine = _cosine(b, angle, cosine_core)
         result = _turned(b, place, function.name, angle.k, sine, cosine)
         size = b.abs(b.x)
         if place.magnitude is None:
@@ -78,12 +78,20 @@ def _turned(b: Builder, place: Layout, name: str, k: Node, sine: Node, cosine: N
     return b.from_bits(b.iadd(chosen, sign))  # flips the sign: its carry is lost
 
 
-def _cosine(b: Builder, h: Node, l: Node, h2: Node, core: Program) -> Node:
+def _sine(b: Builder, angle: Angle, core: Program) -> Node:
+    h = angle.high
+    cube = b.mul(h, b.mul(h, h))
+    return b.add(h, b.fma(cube, b.inline(core, h), angle.low))
+
+
+def _cosine(b: Builder, angle: Angle, core: Program) -> Node:
     """1 - h^2/2 with its rounding error, and the rest."""
-    half = b.mul(h2, Fraction(1, 2))
+    square = b.mul(angle.high, angle.high)
+    half = b.mul(square, Fraction(1, 2))
     first = b.sub(1, half)
     error = b.sub(b.sub(1, first), half)
-    rest = b.fma(b.mul(h2, h2), b.inline(core, h), b.neg(b.mul(h, l)))
+    lost = b.neg(b.mul(angle.high, angle.low))
+    rest = b.fma(b.mul(square, square), b.inline(core, angle.high), lost)
     return b.add(first, b.add(error, rest))
 
 
@@ -91,6 +99,11 @@ def _reduced(b: Builder, place: Layout) -> Angle:
     largest = place.magnitude
     if largest is None or largest > Fraction(2) ** (place.precision // 2 + 2):
         return payne_hanek(b, place)
+    return cody_waite(b, place, largest)
+
+
+def cody_waite(b: Builder, place: Layout, largest: Fraction) -> Angle:
+    """The reduced argument of any |x| <= largest."""
     parts, count = quarter_turns(place, largest)
     shifted, minus_k = nearest_integer(b, place, b.x, real("2/pi"))
     high = b.x
