@@ -454,4 +454,4 @@ def _settings(problem: Problem) -> dict[str, Any]:
     """A problem's plain fields: what a frontier's file says it was measured on."""
     values = {f.name: getattr(problem, f.name, None) for f in fields(problem)}
     small = (str, int, float, bool, tuple, type(None))
-    return plain({n: v for n, v in values.items() if isinstance(v, small)})
+    return plain({n: v for n, v in values.items() if isinstance(v, small) and v not in (None, "")})

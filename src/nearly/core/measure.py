@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nearly.core.errors import NearlyError
@@ -233,7 +234,7 @@ def to_host(value: Any) -> Any:
     def leave(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array):
             return leaf
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return np.asarray(jax.random.key_data(leaf))
         return np.asarray(leaf)
 

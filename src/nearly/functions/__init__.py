@@ -9,7 +9,7 @@ from nearly.core.lazy import attach
 PROTOCOL = "functions"
 
 # Where a function is studied over the reals unless --domain says otherwise.
-_DOMAINS = {
+DOMAINS = {
     "exp2": ("0", "1"),
     "exp": ("0", "log(2)"),
     "expm1": ("0", "log(2)"),
@@ -44,7 +44,7 @@ _DOMAINS = {
 
 PROBLEMS = {
     name: Problem("nearly.functions.problems:Approximation", {"function": name, "standard": domain})
-    for name, domain in _DOMAINS.items()
+    for name, domain in DOMAINS.items()
 }
 
 

@@ -87,7 +87,7 @@ class Format:
         """The spacing at each true value (float64 array), as float64: one ULP there."""
         _, power = np.frexp(np.asarray(truth, np.float64))
         power = np.clip(power - 1, self.emin, self.emax)
-        return np.ldexp(1.0, power - self.precision + 1)
+        return np.asarray(np.ldexp(1.0, power - self.precision + 1))
 
 
 def exponent(value: Fraction) -> int:

@@ -13,13 +13,14 @@ from nearly.core.errors import InputError, NotProven, UnknownName
 from nearly.core.problem import Host, Problem
 from nearly.core.progress import Progress, silent
 from nearly.core.run import Certificate
+from nearly.functions import DOMAINS
+from nearly.functions.emit import FORMS
 from nearly.functions.function import Function
 from nearly.functions.program import Program
 from nearly.functions.reduction import Reduction, reduction
 from nearly.functions.user import Compiled, as_program
 
 ERROR_NAMES = {"relative": "relative error", "absolute": "absolute error", "ulp": "ulp"}
-FORMS = ("c", "numpy", "jax", "stablehlo")
 Standin = Program | Compiled
 
 
@@ -35,7 +36,7 @@ class Approximation(Problem):
     - `error`: `relative`, `absolute` or `ulp`; by default relative over the reals, ulp otherwise.
     - `norm`: `sup` or `l2`.
     - `to`: the emitted form whose seconds are measured in a machine format: `c`, `numpy`, `jax`
-      or `stablehlo`. Programs over the reals have no seconds.
+      (the default) or `stablehlo`. Programs over the reals have no seconds.
 
     The stand-in is a `Program`; work is counted in operations that depend on x.
     """
@@ -45,24 +46,35 @@ class Approximation(Problem):
     dtype: str = "real"
     error: str = ""
     norm: str = "sup"
-    to: str = "jax"
-    standard: tuple[str, str] = ("0", "1")
+    to: str = ""
 
     work_name: ClassVar[str] = "ops"
     protocol: ClassVar[str] = "functions"
 
     def __check_init__(self) -> None:
-        if self.to not in ("c", "numpy", "jax", "stablehlo"):
-            raise InputError(f"--to {self.to!r} must be c, numpy, jax or stablehlo")
+        if self.to and self.to not in FORMS:
+            raise UnknownName("form", self.to, FORMS)
+        if self.to and self.dtype == "real":
+            raise InputError(
+                f"--to {self.to} needs a machine format: a bound over the real numbers leaves "
+                "rounding out; give --dtype float64 (or float32, bfloat16, float16)"
+            )
         self.target  # noqa: B018  (a malformed function is refused here, not in the sweep)
 
     @property
     def target(self) -> Function:
         """What builders are asked for, on the whole domain."""
         real = self.dtype == "real"
-        domain = self.domain or (self.standard if real else ("-inf", "inf"))
+        low, high = self.domain or (
+            DOMAINS.get(self.function, ("0", "1")) if real else ("-inf", "inf")
+        )
         error = self.error or ("relative" if real else "ulp")
-        return Function(self.function, tuple(domain), self.dtype, error, self.norm)
+        return Function(self.function, (low, high), self.dtype, error, self.norm)
+
+    @property
+    def form(self) -> str:
+        """The emitted form that is timed and checked."""
+        return self.to or "jax"
 
     @property
     def name(self) -> str:
@@ -136,7 +148,7 @@ class Approximation(Problem):
         programs = [method(c, d) for c, d in zip(cores, _parts(dial, len(cores)), strict=True)]
         return reduced.wrap(*programs) if reduced and reduced.cores else programs[0]
 
-    def apply(self, standin: Host, *, key: Any) -> Any:
+    def apply(self, standin: Any, *, key: Any) -> Any:
         """The program itself: its error is a property of all its values, found in `errors`."""
         return standin.function
 
@@ -145,11 +157,12 @@ class Approximation(Problem):
 
         found = measure(self.target, value)
         errors = {self.error_name: found.error, "root mean square": found.l2, "at": found.at}
-        if self.dtype == "real" and self.norm == "sup" and math.isfinite(found.error):
+        proper = isinstance(value, Program) and self.dtype == "real" and self.norm == "sup"
+        if proper and math.isfinite(found.error):
             errors["proven"] = self._proven(value)
         return errors
 
-    def _proven(self, program: Program) -> float:
+    def _proven(self, program: Any) -> float:
         from nearly.functions.proof import prove
 
         try:
@@ -157,26 +170,26 @@ class Approximation(Problem):
         except NotProven:
             return math.nan
 
-    def work(self, standin: Host) -> Mapping[str, float]:
+    def work(self, standin: Any) -> Mapping[str, float]:
         program = standin.function
         if not isinstance(program, Program):
             return {}  # what a compiled library computes is not known
         return {name: float(count) for name, count in program.cost._asdict().items()}
 
-    def seconds(self, use: Callable[[], Any], standin: Host) -> Sequence[float]:
+    def seconds(self, use: Callable[[], Any], standin: Any) -> Sequence[float]:
         """Seconds per element of the emitted form; none over the reals."""
         from nearly.functions.timing import seconds_per_element
 
         if self.dtype == "real" or not isinstance(standin.function, Program):
             return ()
-        return seconds_per_element(standin.function, self.to).samples
+        return seconds_per_element(standin.function, self.form).samples
 
     def certify(
-        self, standin: Host, tolerance: float, progress: Progress = silent
+        self, standin: Any, tolerance: float, progress: Progress = silent
     ) -> Certificate | None:
         from nearly.functions.certify import certify
 
-        return certify(self.target, standin.function, self.to, tolerance, progress)
+        return certify(self.target, standin.function, self.form, tolerance, progress)
 
 
 def is_builder(method: Any) -> bool:

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, combinations, islice, pairwise
-from typing import Any
 
 import numpy as np
 from flint import arb, ctx, fmpz, fmpz_mat
@@ -177,10 +176,10 @@ def round_program(function: Function, program: Program) -> Program:
 
     def outputs(values: Values) -> list[arb]:
         trial = replace(program, constants=fixed | dict(zip(names, values, strict=True)))
-        return [trial.run(x, _BALLS, exact) for x in grid.points]
+        with ctx.workprec(_BITS):
+            return trial.run(grid.points, _COLUMNS, lambda c: [exact(c)] * len(grid.points))
 
-    usable = [y.is_finite() for y in outputs(wanted)]
-    grid = grid.where(usable)
+    grid = grid.where([y.is_finite() for y in outputs(wanted)])
 
     def errors(values: Values) -> list[arb]:
         return [
@@ -206,15 +205,20 @@ def round_program(function: Function, program: Program) -> Program:
     return replace(rounded, constants=rounded.constants | dict(zip(names, best, strict=True)))
 
 
-_BALLS: Mapping[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "fma": lambda a, b, c: a * b + c,
-    "sqrt": arb.sqrt,
-    "neg": operator.neg,
-    "abs": abs,
+def _elementwise(operation: Callable[..., arb]) -> Callable[..., list[arb]]:
+    return lambda *columns: list(map(operation, *columns))
+
+
+# The reals' operations on columns of balls, so that the program is interpreted once for all points.
+_COLUMNS: Mapping[str, Callable[..., list[arb]]] = {
+    "add": _elementwise(operator.add),
+    "sub": _elementwise(operator.sub),
+    "mul": _elementwise(operator.mul),
+    "div": _elementwise(operator.truediv),
+    "fma": _elementwise(lambda a, b, c: a * b + c),
+    "sqrt": _elementwise(arb.sqrt),
+    "neg": _elementwise(operator.neg),
+    "abs": _elementwise(abs),
 }
 
 

@@ -211,7 +211,9 @@ class _Forward:
         raw = lo, hi
         self.exact = lo, hi = _outwards(lo, hi, grid)
         delta = np.where(exact, 0.0, half_spacing(form, lo, hi))
-        lo, hi = _outwards(lo - delta, hi + delta, grid)
+        # Rounding is monotone: computed values lie between the rounded ends.
+        near = [end.astype(form.dtype).astype(end.dtype) for end in (lo, hi)]
+        lo, hi = np.minimum(lo, near[0]), np.maximum(hi, near[1])
         lo, hi = self._overflowed(raw, lo, hi)
         self.deltas[self.index] = delta
         own = np.maximum(_exponent(_smallest(lo, hi)), form.emin) - digits + 1.0

@@ -21,7 +21,15 @@ from nearly.functions.function import Function
 from nearly.functions.oracle import exact
 from nearly.functions.program import Program
 from nearly.functions.proof import Proof, prove
-from nearly.functions.reference import errors_at, format_ends, nearest, numbers, pattern_ranges, reference
+from nearly.functions.reference import (
+    errors_at,
+    format_ends,
+    nearest,
+    numbers,
+    pattern_ranges,
+    reference,
+    widened,
+)
 
 __all__ = ["Measured", "Proof", "measure", "prove"]
 
@@ -411,9 +419,17 @@ def _around(function: Function, worst: np.ndarray) -> np.ndarray:
 def _truths(function: Function, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if function.format.bits <= 32 and function.provable:
         try:
-            truth, _ = reference(function).at(patterns)
-            return truth, np.zeros_like(truth)
+            return _tabulated(function, patterns)
         except NotProven:
             pass  # oscillates faster than a table can follow: point by point
-    x = numbers(function.format, patterns).astype(np.float64)
-    return function.oracle.table(x)
+    return function.oracle.table(widened(numbers(function.format, patterns)))
+
+
+def _tabulated(function: Function, patterns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    high, doubt = reference(function).at(patterns)
+    low = np.zeros_like(high)
+    # Near a zero of the function the table's absolute error is many ULP.
+    unsure = doubt > 2.0**-10 * function.format.ulps(high)
+    x = widened(numbers(function.format, patterns[unsure]))
+    high[unsure], low[unsure] = function.oracle.table(x)
+    return high, low
