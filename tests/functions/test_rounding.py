@@ -143,6 +143,15 @@ def test_pinned_coefficients_stay():
     assert found[8] == Fraction(1, 2**20)
 
 
+def test_an_absent_power_stays_absent():
+    function = Function("cos", ("-1", "1"), "float64", "relative")
+    p = minimax(function, 4).polynomial
+    c0, c2, c4 = p.coefficients
+    found = round_coefficients(function, range(5), (c0, Fraction(0), c2, Fraction(0), c4))
+    assert found[1] == found[3] == 0
+    assert found[::2] == round_coefficients(function, (0, 2, 4), (c0, c2, c4))
+
+
 def test_a_double_head_is_the_sum_of_two_numbers():
     function = Function("exp2", ("-1/2", "1/2"), "float32", "relative")
     p = minimax(function, 7).polynomial

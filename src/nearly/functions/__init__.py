@@ -43,8 +43,7 @@ DOMAINS = {
 }
 
 PROBLEMS = {
-    name: Problem("nearly.functions.problems:Approximation", {"function": name, "standard": domain})
-    for name, domain in DOMAINS.items()
+    name: Problem("nearly.functions.problems:Approximation", {"function": name}) for name in DOMAINS
 }
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -252,6 +252,7 @@ def _compare_chunk(
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@no_type_check
 def _suspects(y, exact, words, doubt, low, high, shift, threshold):
     """How many of a block may be off by more than the threshold (NaN counts)."""
     count = 0
@@ -265,6 +266,7 @@ def _suspects(y, exact, words, doubt, low, high, shift, threshold):
 
 
 @numba.extending.intrinsic
+@no_type_check
 def _as_float(typingctx, value):
     """The float64 with these bits."""
     signature = numba.types.float64(numba.types.int64)
@@ -276,6 +278,7 @@ def _as_float(typingctx, value):
 
 
 @numba.njit(cache=True, nogil=True)
+@no_type_check
 def _error(v, t, precision, emin, emax, largest, spacing):
     """|v - t| in ULP; a wrong NaN or infinity is infinitely wrong."""
     if np.isnan(t):
@@ -292,6 +295,7 @@ def _error(v, t, precision, emin, emax, largest, spacing):
 
 
 @numba.njit(cache=True, nogil=True)
+@no_type_check
 def _compare(
     y, exact, words, doubt, start, precision, emin, emax, largest, tolerance, worst, bounds,
     doubtful,
@@ -414,6 +418,7 @@ def _scalar_function(entry: Any, format: Format) -> Values:
     call = ctypes.CFUNCTYPE(kind, kind)(address)
 
     @numba.njit(nogil=True)
+    @no_type_check
     def loop(x, y):
         for i in range(x.size):
             y[i] = call(x[i])

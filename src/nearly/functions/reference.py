@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -77,6 +78,7 @@ class Reference:
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, boundscheck=False)
+@no_type_check
 def _polynomial(x, centre, scale, coefficients, out):
     a, b, c, d = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
     e, f, g, h = coefficients[4], coefficients[5], coefficients[6], coefficients[7]
@@ -90,6 +92,7 @@ def _polynomial(x, centre, scale, coefficients, out):
 
 
 @numba.njit(cache=True, nogil=True)
+@no_type_check
 def _fill(x, start, starts, stops, centres, scales, coefficients, uncertainty, truth, doubt):
     n = x.size
     piece = np.searchsorted(starts, start, side="right") - 1

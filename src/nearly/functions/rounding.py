@@ -83,7 +83,7 @@ def round_coefficients(
     - `function`: what the polynomial sum of `c (x - centre)^e` stands for; its format, its error
       and its norm are those that count. Its domain must be finite.
     - `exponents`: the powers, each once, in any order.
-    - `coefficients`: the best real ones (a minimax fit's), in that order.
+    - `coefficients`: the best real ones (a minimax fit's), in that order. What is 0 stays 0.
     - `pinned`: power -> the value its coefficient must have, a number of its format.
     - `formats`: power -> the format of its coefficient where that is not the registers':
       `doubled(register)` for a head held as two numbers.
@@ -113,7 +113,7 @@ def round_coefficients(
                 f"number of {form.name}; pin {float(form.round(pinned[e]))!r}"
             )
     wanted = tuple(Fraction(pinned.get(e, c)) for e, c in zip(exponents, coefficients, strict=True))
-    free = [j for j, e in enumerate(exponents) if e not in pinned]
+    free = [j for j, e in enumerate(exponents) if e not in pinned and wanted[j]]
     if register.is_real or not free:
         return wanted
     naive = tuple(form.round(c) for form, c in zip(chosen, wanted, strict=True))
@@ -202,7 +202,7 @@ def round_program(function: Function, program: Program) -> Program:
     # Near, where the linearisation holds for any program, then about the best of that farther out.
     reaches = (2.0 ** (register.precision // 2), 2.0 ** (register.precision - 4))
     best = _best(family, wanted, naive, reaches)
-    return replace(rounded, constants=rounded.constants | dict(zip(names, best, strict=True)))
+    return replace(rounded, constants={**rounded.constants, **dict(zip(names, best, strict=True))})
 
 
 def _elementwise(operation: Callable[..., arb]) -> Callable[..., list[arb]]:
@@ -217,8 +217,8 @@ _COLUMNS: Mapping[str, Callable[..., list[arb]]] = {
     "div": _elementwise(operator.truediv),
     "fma": _elementwise(lambda a, b, c: a * b + c),
     "sqrt": _elementwise(arb.sqrt),
-    "neg": _elementwise(operator.neg),
-    "abs": _elementwise(abs),
+    "neg": _elementwise(lambda a: -a),
+    "abs": _elementwise(lambda a: abs(a)),
 }
 
 
@@ -576,5 +576,7 @@ def _moves(count: int) -> np.ndarray:
     return np.array(single + double)
 
 
-def _integer(value: arb, shift: int) -> fmpz:
-    return (value.mid() * arb(2) ** shift).mid().floor().unique_fmpz()
+def _integer(value: arb, shift: int) -> int:
+    mantissa, power = value.mid().man_exp()
+    places = int(power) + shift
+    return int(mantissa) << places if places >= 0 else int(mantissa) >> -places
