@@ -80,7 +80,19 @@ def test_wide_format_is_refused() -> None:
 
 def test_oscillation_beyond_the_format_is_refused() -> None:
     with pytest.raises(NotProven, match="narrow"):
-        reference(Function("sin", ("2^30", "2^40"), "float32", "ulp"))
+        reference(Function("sin(x+1)", ("2^30", "2^40"), "float32", "ulp"))
+
+
+def test_circular_functions_of_huge_arguments() -> None:
+    function = Function("cos", ("-inf", "inf"), "float32", "ulp")
+    table = reference(function)
+    patterns = np.random.default_rng(5).integers(0x44800000, 0x7F800000, 200)
+    found, doubt = table.at(patterns)
+    x = numbers(function.format, patterns).astype(np.float64)
+    with mpmath.workdps(80):
+        for k in range(200):
+            assert abs(mpmath.mpf(found[k]) - mpmath.cos(mpmath.mpf(x[k]))) <= doubt[k]
+    assert np.all(np.isnan(table.at(np.array([0x7F800000, 0xFF800000, 0x7FC00000]))[0]))
 
 
 def test_errors_of_special_values() -> None:

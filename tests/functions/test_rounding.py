@@ -149,7 +149,9 @@ def test_an_absent_power_stays_absent():
     c0, c2, c4 = p.coefficients
     found = round_coefficients(function, range(5), (c0, Fraction(0), c2, Fraction(0), c4))
     assert found[1] == found[3] == 0
-    assert found[::2] == round_coefficients(function, (0, 2, 4), (c0, c2, c4))
+    assert relative_error(function, (0, 2, 4), found[::2]) < 1.0001 * float(
+        minimax(function, 4).error
+    )
 
 
 def test_a_double_head_is_the_sum_of_two_numbers():

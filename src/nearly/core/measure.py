@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -190,11 +191,19 @@ def _used(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def make(problem: Problem, method: Any, dial: Dial, seed: int) -> tuple[Any, str]:
-    """Build the stand-in, tuned first if the method asks for it; with a note on the tuning."""
-    note = ""
-    if isinstance(method, Tuned):
-        method, note = _tune(problem, method, dial)
-    return problem.build(method, dial, key=keys(seed)[0]), note
+    """Build the stand-in, tuned first if the method asks for it.
+
+    With a note on what tuning chose, and on what the method warned of.
+    """
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        if isinstance(method, Tuned):
+            method, note = _tune(problem, method, dial)
+            notes.append(note)
+        standin = problem.build(method, dial, key=keys(seed)[0])
+    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    return standin, "; ".join(dict.fromkeys(notes))
 
 
 def _tune(problem: Problem, tuned: Tuned, dial: Dial) -> tuple[Any, str]:

@@ -8,7 +8,7 @@ that ball arithmetic knows, and independent of any library whose error we would 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import no_type_check
@@ -27,7 +27,14 @@ NODES = np.cos(np.pi * (2 * np.arange(DEGREE + 1) + 1) / (2 * DEGREE + 2))
 PROBES = np.array([-0.97, 0.31])  # where each polynomial is checked against ball arithmetic
 BITS = 128
 FAR_BITS = 320  # for |x| > 2^30, where neighbouring points are to be told apart
-LIMIT = 1 << 17  # pieces
+LIMIT = 1 << 15  # pieces
+TINY = 2048  # pieces of at most four numbers: more of them means that a table is no help
+
+# What oscillates too fast for a table is taken from NumPy from here on, after a check against ball
+# arithmetic at random points.
+FAR = 1024.0
+LIBRARY = {"sin": np.sin, "cos": np.cos, "tan": np.tan}
+LIBRARY_DOUBT = 2.0**-48  # relative
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +48,7 @@ class Reference:
     - `centres`, `scales`: t = (x - centre) * scale runs through [-1, 1] on a piece.
     - `coefficients`: (pieces, DEGREE + 1), highest power of t first.
     - `uncertainty`: how far, absolutely, a piece may be off.
+    - `library`: the function from `FAR` on, where it oscillates too fast for pieces.
     """
 
     format: Format
@@ -51,6 +59,7 @@ class Reference:
     scales: np.ndarray
     coefficients: np.ndarray
     uncertainty: np.ndarray
+    library: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def count(self) -> int:
@@ -67,7 +76,9 @@ class Reference:
             truth = np.zeros_like(t)
             for k in range(DEGREE + 1):
                 truth = truth * t + self.coefficients[piece, k]
-        return truth, self.uncertainty[piece]
+        doubt = self.uncertainty[piece]
+        self._fill_far(x, truth, doubt)
+        return truth, doubt
 
     def fill(self, x: np.ndarray, start: int, truth: np.ndarray, doubt: np.ndarray) -> None:
         """Truth and uncertainty at the consecutive patterns from `start`, whose numbers are `x`."""
@@ -75,6 +86,15 @@ class Reference:
             x, start, self.starts, self.stops, self.centres, self.scales, self.coefficients,
             self.uncertainty, truth, doubt,
         )  # fmt: skip
+        self._fill_far(x, truth, doubt)
+
+    def _fill_far(self, x: np.ndarray, truth: np.ndarray, doubt: np.ndarray) -> None:
+        if self.library is None:
+            return
+        size = np.abs(x)
+        far = (size >= FAR) & (size < np.inf)
+        truth[far] = self.library(x[far].astype(np.float64))
+        doubt[far] = np.abs(truth[far]) * LIBRARY_DOUBT
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, boundscheck=False)
@@ -126,11 +146,15 @@ def reference(function: Function) -> Reference:
     pieces: list[_Piece] = []
     half = 1 << (format.bits - 1)
     mirrored = function.parity_on_domain
+    library = LIBRARY.get(function.name)
     for start, stop in ranges:
         for lo, hi in _binades(format, start, stop):
             if mirrored and lo >= half:
                 continue
             first = abs(widened(numbers(format, np.array([hi - 1]))))[0]
+            if library is not None and FAR <= first < np.inf:
+                pieces.append(_constant(lo, hi, math.nan, 0.0))
+                continue
             with ctx.workprec(BITS if first < 2.0**30 else FAR_BITS):
                 _subdivide(function, lo, hi, pieces)
     if mirrored:
@@ -144,7 +168,26 @@ def reference(function: Function) -> Reference:
         np.array([p.scale for p in pieces]),
         np.array([p.coefficients for p in pieces]),
         np.array([p.uncertainty for p in pieces]),
+        _checked(function, ranges) if library is not None else None,
     )
+
+
+def _checked(
+    function: Function, ranges: tuple[tuple[int, int], ...]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """NumPy's function, if it agrees with ball arithmetic at random far points of the domain."""
+    library, random = LIBRARY[function.name], np.random.default_rng(7)
+    patterns = np.concatenate([random.integers(start, stop, 4000) for start, stop in ranges])
+    x = widened(numbers(function.format, patterns))
+    x = x[(np.abs(x) >= FAR) & (np.abs(x) < np.inf)][:2000]
+    truth = function.oracle.table(x)[0]
+    off = np.abs(library(x) - truth) > np.abs(truth) * LIBRARY_DOUBT
+    if np.any(off):
+        raise NotProven(
+            f"NumPy's {function.name} is wrong at x = {float(x[off][0])!r}, so that there is no "
+            f"fast truth beyond {FAR:g}: narrow the domain"
+        )
+    return library
 
 
 def numbers(format: Format, patterns: np.ndarray) -> np.ndarray:
@@ -319,6 +362,7 @@ def _mirror(piece: _Piece, half: int, parity: str) -> _Piece:
 
 def _subdivide(function: Function, start: int, stop: int, pieces: list[_Piece]) -> None:
     stack = [(start, stop)]
+    tiny = 0
     width = stop - start  # of the last piece that was accurate: the next ones are hardly wider
     while stack:
         lo, hi = stack.pop()
@@ -330,7 +374,8 @@ def _subdivide(function: Function, start: int, stop: int, pieces: list[_Piece]) 
         if piece is not None:
             pieces.append(piece)
             width = hi - lo
-            if len(pieces) > LIMIT:
+            tiny += width <= 4
+            if len(pieces) > LIMIT or tiny > TINY:
                 raise NotProven(
                     f"{function.name} varies too fast for a table over this domain; narrow it"
                 )

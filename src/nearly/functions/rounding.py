@@ -42,7 +42,10 @@ _BITS = 320
 _POINTS = 96  # points of the grid per degree of freedom
 _STRIDE = 12  # one point of the grid in so many makes a coordinate of the lattice
 _BEAM = 4000
-_DESCENTS = 4
+_SHORTLIST = 512  # of its points
+_DESCENTS = 6
+_CHOICES = np.arange(-6, 7)  # about the best integer of each coordinate
+_SHARES = (0.02, 0.1)  # of the excess of the start that the best may still have
 _CLIMBS = 60  # steps of a descent
 _CLOSE = 8  # moves of a step that are looked at closely
 _FINALISTS = 3  # rounded points of each search whose errors are computed anew
@@ -351,29 +354,55 @@ def _sup(errors: np.ndarray, grid: _Grid) -> np.ndarray:
 
 
 def _highest(size: np.ndarray) -> np.ndarray:
-    """The largest value of each row; inner peaks are those of the quartic through five points."""
+    """The largest value of each row, peaks interpolated."""
     largest = size.max(axis=1)
+    row, _, top = _tops(size, 0.99 * largest)
+    np.maximum.at(largest, row, top)
+    return largest
+
+
+def _tops(size: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inner peaks above `least`: their rows, columns, and heights by a quartic through five points.
+
+    Where that is no smooth peak (a kink, noise) the height is the largest value itself.
+    """
     if size.shape[1] < 5:
-        return largest
+        empty = np.zeros(0, int)
+        return empty, empty, np.zeros(0)
     inner = size[:, 1:-1]
-    peak = (inner >= size[:, :-2]) & (inner >= size[:, 2:]) & (inner > 0.99 * largest[:, None])
+    peak = (inner >= size[:, :-2]) & (inner >= size[:, 2:]) & (inner > least[:, None])
     row, column = np.nonzero(peak)
-    at = np.clip(column + 1, 2, size.shape[1] - 3)
+    column += 1
+    at = np.clip(column, 2, size.shape[1] - 3)
     a, b, c, d, e = (size[row, at + k] for k in (-2, -1, 0, 1, 2))
-    # Newton's series about the middle, in units of the spacing.
     first, second = (a - 8 * b + 8 * d - e) / 12, (-a + 16 * b - 30 * c + 16 * d - e) / 24
     third, fourth = (-a + 2 * b - 2 * d + e) / 12, (a - 4 * b + 6 * c - 4 * d + e) / 24
-    place = (column + 1 - at).astype(float)
+    place = (column - at).astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for _ in range(3):
+        for _ in range(3):  # Newton's method for the zero of the slope
             slope = first + place * (2 * second + place * (3 * third + place * 4 * fourth))
             bend = 2 * second + place * (6 * third + place * 12 * fourth)
             place = place - slope / bend
         top = c + place * (first + place * (second + place * (third + place * fourth)))
-    # A kink or noise is no smooth peak, and its interpolation may be anywhere.
-    smooth = (np.abs(place) <= 2) & (top < 1.01 * size[row, column + 1])
-    np.maximum.at(largest, row[smooth], top[smooth])
-    return largest
+    height = size[row, column]
+    smooth = (np.abs(place) <= 2) & (top < 1.01 * height)
+    return row, column, np.where(smooth, np.maximum(top, height), height)
+
+
+def _peaks(errors: np.ndarray, grid: _Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The peaks of one error curve and its ends: places, and what their true tops add there.
+
+    Where a curve changes little, its peaks' heights change as its values at these places do.
+    """
+    places, lifts = [], []
+    for s in grid.segments:
+        size = np.abs(errors[None, s])
+        _, column, top = _tops(size, np.zeros(1))
+        column = np.concatenate([[0], column, [size.shape[1] - 1]])
+        top = np.concatenate([size[0, :1], top, size[0, -1:]])
+        places.append(s.start + column)
+        lifts.append(np.sign(errors[s][column]) * (top - size[0, column]))
+    return np.concatenate(places), np.concatenate(lifts)
 
 
 def _root_mean_square(errors: np.ndarray, grid: _Grid) -> np.ndarray:
@@ -445,24 +474,81 @@ def _least(found: Mapping[Values, float]) -> Values:
 def _neighbours(
     family: _Family, start: Values, steps: Values, goal: np.ndarray, reach: float
 ) -> list[Values]:
-    """Lattice points about `start` in order of their (linearised) norm, the best few descended."""
+    """Lattice points about `start` in order of their (linearised) norm, the best few descended.
+
+    Most are numbers of their formats; some are not, and tell which other spacings to try.
+    """
+    base = [round(start[j] / step) for j, step in zip(family.free, steps, strict=True)]
+    start = _moved(start, family.free, [m * s for m, s in zip(base, steps, strict=True)])
     errors = family.floats(start)
     lattice = _Lattice.reduced(family, start, steps, reach, float(family.norms(errors)[0]))
-    beam = lattice.nearest(goal - errors)
+    beam = np.vstack(list(_beams(family, lattice, errors, goal)))
     # Where errors are far larger than what rounding does to them, the peaks of all candidates are
     # those of the unrounded one, to the second order; elsewhere a coarse grid tells them apart.
-    places = np.union1d(np.arange(0, len(goal), 4), _peaks(goal))
-    coarse = np.abs(errors[places] + beam @ lattice.basis[places].T).max(axis=1)
-    order = np.argsort(coarse, kind="stable")[: 16 * _DESCENTS]
-    norms = family.norms(errors + beam[order] @ lattice.basis.T)
-    order = order[np.argsort(norms, kind="stable")]
-    ends: dict[Values, float] = {}
-    for z in beam[order[:_DESCENTS]]:
-        norm, z = lattice.descend(family, errors, z)
-        ends[lattice.values(start, family.free, steps, z)] = norm
-    for z, norm in zip(beam[order], np.sort(norms), strict=True):
-        ends.setdefault(lattice.values(start, family.free, steps, z), float(norm))
-    return sorted(ends, key=lambda v: ends[v])
+    peaks, lifts = _peaks(goal, family.grid)
+    tops = np.abs(errors[peaks] + lifts + beam @ lattice.basis[peaks].T).max(axis=1)
+    coarse = np.maximum(tops, np.abs(errors[::4] + beam @ lattice.basis[::4].T).max(axis=1))
+    beam = beam[np.argsort(coarse, kind="stable")[:_SHORTLIST]]
+    fits = lattice.fits(beam)
+    inside = beam[fits][: _SHORTLIST // 8]
+    norms = family.norms(errors + inside @ lattice.basis.T)
+    ends = [
+        lattice.descend(family, errors, inside[i])
+        for i in np.argsort(norms, kind="stable")[:_DESCENTS]
+    ]
+    outside = beam[~fits][: _SHORTLIST // 32]
+    ends += zip(norms.tolist(), inside, strict=True)
+    ends += zip(family.norms(errors + outside @ lattice.basis.T).tolist(), outside, strict=True)
+    ends.sort(key=lambda end: end[0])
+    points = [lattice.mantissas(z[None])[0] for _, z in ends]
+    values = [[m * s for m, s in zip(point, steps, strict=True)] for point in points]
+    return list(dict.fromkeys(_moved(start, family.free, v) for v in values))
+
+
+def _moved(values: Values, free: Sequence[int], moved: Sequence[Fraction]) -> Values:
+    result = list(values)
+    for j, value in zip(free, moved, strict=True):
+        result[j] = value
+    return tuple(result)
+
+
+def _beams(
+    family: _Family, lattice: _Lattice, errors: np.ndarray, goal: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Candidates near the unrounded point, in the mean square and in the shape of the sup norm.
+
+    To first order the points whose sup norm exceeds that of a minimax error by at most `excess`
+    form a simplex, long and thin: one face a_i . d <= excess for each peak. With weights w_i for
+    which sum of w_i a_i = 0, the w_i (excess - a_i . d) are barycentric coordinates of it, in which
+    it is as round as can be, and about whose centre there is more to find than about the unrounded
+    point.
+    """
+    yield lattice.nearest(lattice.basis[lattice.sample], (goal - errors)[lattice.sample])
+    peaks, lifts = _alternation(goal, family.grid)
+    if family.norm != "sup" or len(peaks) != lattice.basis.shape[1] + 1:
+        return
+    signs = np.sign(goal[peaks])
+    faces = signs[:, None] * lattice.basis[peaks]
+    weights = np.linalg.svd(faces.T)[2][-1]
+    weights = weights / weights.sum()
+    if not (weights > 0).all():
+        return
+    level = float(family.norms(goal)[0])
+    excess = float(family.norms(errors)[0]) - level
+    offset = weights * (level - signs * (errors[peaks] + lifts))
+    for share in _SHARES:
+        middle = share * excess * (weights - 1 / len(peaks))
+        yield lattice.nearest(weights[:, None] * faces, offset + middle)
+
+
+def _alternation(errors: np.ndarray, grid: _Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The largest peaks, one of each run of equal sign, as `_peaks` gives them."""
+    places, lifts = _peaks(errors, grid)
+    tops = errors[places] + lifts
+    high = np.flatnonzero(np.abs(tops) > 0.99 * np.abs(tops).max())
+    runs = np.split(high, np.flatnonzero(np.diff(np.sign(tops[high]))) + 1)
+    best = np.array([run[np.argmax(np.abs(tops[run]))] for run in runs])
+    return places[best], lifts[best]
 
 
 @dataclass(frozen=True)
@@ -470,11 +556,14 @@ class _Lattice:
     """A reduced basis of the changes of the error.
 
     `basis[:, i]` is the change of the error at each point for one step along reduced vector `i`,
-    `turn[i]` that step in spacings of each constant, `sample` the rows that measure distance.
+    `turn[i]` that step in spacings of each constant (Python's integers), `base` the constants at
+    z = 0 in spacings and `limits` what these may reach, `sample` the rows that measure distance.
     """
 
     basis: np.ndarray
-    turn: list[list[int]]
+    turn: np.ndarray
+    base: np.ndarray
+    limits: np.ndarray
     sample: np.ndarray
     penalty: np.ndarray
 
@@ -501,26 +590,43 @@ class _Lattice:
         _, turn = fmpz_mat(rows).lll(transform=True)
         product = np.array([float(v) for v in (turn * scaled).entries()])
         basis = np.ldexp(product, -shift).reshape(count, -1).T.copy()
-        turns = [[int(turn[i, k]) for k in range(count)] for i in range(count)]
-        penalty = np.array(turns, dtype=float).T * (error * math.sqrt(len(picked)) / reach)
-        return _Lattice(basis, turns, np.array(picked), penalty)
+        turns = np.array([int(v) for v in turn.entries()], object).reshape(count, count)
+        penalty = turns.astype(float).T * (error * math.sqrt(len(picked)) / reach)
+        base = [round(start[j] / step) for j, step in zip(family.free, steps, strict=True)]
+        limits = [2 ** family.formats[j].precision for j in family.free]
+        return _Lattice(
+            basis,
+            turns,
+            np.array(base, object),
+            np.array(limits, object),
+            np.array(picked),
+            penalty,
+        )
 
-    def nearest(self, goal: np.ndarray) -> np.ndarray:
-        """The lattice points nearest to `goal` in the mean square, one per row, by a beam."""
-        matrix = np.vstack([self.basis[self.sample], self.penalty])
-        target = np.concatenate([goal[self.sample], np.zeros(len(self.penalty))])
+    def mantissas(self, points: np.ndarray) -> np.ndarray:
+        """The constants at rows of z, in spacings, exactly."""
+        whole = np.array([[int(v) for v in row] for row in points], object)
+        return whole.reshape(-1, len(self.turn)) @ self.turn + self.base
+
+    def fits(self, points: np.ndarray) -> np.ndarray:
+        """Whether all mantissas at rows of z are short enough for their formats."""
+        mantissas = self.mantissas(points)
+        lowest = mantissas & -mantissas  # the last bit that is set
+        return (np.abs(mantissas) <= self.limits * lowest).all(axis=1)
+
+    def nearest(self, rows: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """The integer z, one per row, for which `rows @ z` is nearest to the target, by a beam."""
+        matrix = np.vstack([rows, self.penalty])
         q, r = np.linalg.qr(matrix)
-        rest = q.T @ target
+        rest = q.T @ np.concatenate([target, np.zeros(len(self.penalty))])
         count = matrix.shape[1]
         points, cost = np.zeros((1, count)), np.zeros(1)
-        width = np.arange(-3, 4)
         for i in reversed(range(count)):
             centre = (rest[i] - points @ r[i]) / r[i, i]
-            choice = np.rint(centre)[:, None] + width
+            choice = np.rint(centre)[:, None] + _CHOICES
             total = cost[:, None] + (r[i, i] * (choice - centre[:, None])) ** 2
             kept = np.argsort(total, axis=None, kind="stable")[:_BEAM]
-            parent = kept // len(width)
-            points = points[parent]
+            points = points[kept // len(_CHOICES)]
             points[:, i] = choice.ravel()[kept]
             cost = total.ravel()[kept]
         return points
@@ -528,17 +634,18 @@ class _Lattice:
     def descend(
         self, family: _Family, errors: np.ndarray, z: np.ndarray
     ) -> tuple[float, np.ndarray]:
-        """Go to the best neighbour along one or two reduced vectors as long as that helps."""
+        """Go to the best neighbour along one or two vectors that fits, as long as that helps."""
         steps = _moves(len(z))
         here = errors + self.basis @ z
         norm = float(family.norms(here)[0])
         for _ in range(_CLIMBS):
-            # The largest error among today's peaks bounds the norm from below: one matrix of
-            # moves by peaks leaves few moves to look at closely.
-            peaks = _peaks(here)
-            bounds = np.abs(here[peaks] + steps @ self.basis[peaks].T).max(axis=1)
-            close = np.argsort(bounds, kind="stable")[:_CLOSE]
+            # The tops of today's peaks foretell the norm: one matrix of moves by peaks leaves few
+            # moves to look at closely.
+            peaks, lifts = _peaks(here, family.grid)
+            bounds = np.abs(here[peaks] + lifts + steps @ self.basis[peaks].T).max(axis=1)
+            close = np.argsort(bounds, kind="stable")[: 4 * _CLOSE]
             close = close[bounds[close] < norm]
+            close = close[self.fits(z + steps[close])][:_CLOSE]
             if not len(close):
                 break
             norms = family.norms(here + steps[close] @ self.basis.T)
@@ -548,19 +655,6 @@ class _Lattice:
             norm, z = float(norms[best]), z + steps[close[best]]
             here = errors + self.basis @ z
         return norm, z
-
-    def values(self, start: Values, free: Sequence[int], steps: Values, z: np.ndarray) -> Values:
-        values = list(start)
-        amounts = [int(amount) for amount in z]
-        for k, (j, step) in enumerate(zip(free, steps, strict=True)):
-            values[j] += step * sum(a * t[k] for a, t in zip(amounts, self.turn, strict=True))
-        return tuple(values)
-
-
-def _peaks(errors: np.ndarray) -> np.ndarray:
-    size = np.abs(errors)
-    inner = (size[1:-1] >= size[:-2]) & (size[1:-1] >= size[2:])
-    return np.flatnonzero(np.concatenate([[True], inner, [True]]))
 
 
 def _moves(count: int) -> np.ndarray:

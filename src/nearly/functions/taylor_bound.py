@@ -27,6 +27,7 @@ from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.program import Constant, Program
 
 ORDER = 14
+DEEPEST, DEEPEST_INFINITE = 200, 48  # halvings of a piece, and of one without any bound
 INFINITY = math.inf
 
 
@@ -94,7 +95,7 @@ class _Leaf(NamedTuple):
     """A heap entry: what is known about the error on `piece`, or on a part of its polynomial."""
 
     key: float  # minus the upper bound: heapq pops the smallest
-    serial: int  # ties are broken before anything incomparable is reached
+    serial: int  # breaks ties: the latest first, so that a hopeless piece is soon a tiny one
     piece: Piece
     bernstein: list[arb] | None  # None: nothing to subdivide, only the piece itself
     remainder: float
@@ -112,7 +113,7 @@ def _branch_and_bound(
     def push(piece: Piece, depth: int) -> None:
         nonlocal lower, spent, serial
         leaf, attained = _expand(function, piece, serial, depth)
-        lower, spent, serial = max(lower, attained), spent + 1, serial + 1
+        lower, spent, serial = max(lower, attained), spent + 1, serial - 1
         heapq.heappush(heap, leaf)
 
     for piece in pieces:
@@ -122,11 +123,12 @@ def _branch_and_bound(
         settled = leaf.remainder <= 0.3 * slack * lower and leaf.scale == leaf.lower_scale
         if leaf.bernstein is not None and settled:
             for half in _de_casteljau(leaf.bernstein):
-                serial += 1
+                serial -= 1
                 lower = max(lower, _attained(half, leaf))
                 heapq.heappush(heap, _leaf(half, leaf, serial))
             continue
-        if spent >= limit or leaf.depth > 400:
+        deepest = DEEPEST_INFINITE if math.isinf(leaf.key) else DEEPEST
+        if spent >= limit or leaf.depth > deepest:
             raise NotProven(_why(leaf, function))
         middle = _middle(leaf.piece)
         if not leaf.piece.lo < middle < leaf.piece.hi:

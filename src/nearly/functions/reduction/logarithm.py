@@ -2,20 +2,22 @@
 
 x = 2^e m with m in [2/3, 4/3), f = m - 1, and log_B(x) = e log_B(2) + log_B(1 + f), where
 
-    log_B(1 + f) = lead f + f g(f),   g(f) = log_B(1 + f)/f - lead,
+    log_B(1 + f) = lead f - (bend f) f + f g(f),   g(f) = log_B(1 + f)/f - lead + bend f,
 
-`lead` of at most two bits. Then lead*f is exact, f*g is small, and with e log_B(2) = e L1 + e L2
+`lead` and `bend` of at most two bits. Then lead f and bend f are exact, f g is tiny, and with
+e log_B(2) = e L1 + e L2
 
-    high = e L1 + lead f,   low = ((e L1 - high) + lead f) + e L2,   result = high + (f g + low)
+    high = e L1 + lead f,   low = ((e L1 - high) + lead f) + e L2,
+    result = high + (f g + low - (bend f) f)
 
 keeps full relative accuracy at x near 1, where e = 0 and high = lead f is exact, and costs 0.6 ULP
-elsewhere. The interval is centred at 1, not geometrically about it: for f near sqrt(2) - 1 the
-terms of g cancel and the unfused sum would lose 1.14 ULP.
+elsewhere. Without `bend` the unfused sums inside g would lose 1.06 ULP, and with the usual interval
+[sqrt(1/2), sqrt 2) 1.14 ULP, for f near sqrt(2) - 1.
 
-Exact steps: the exponent's split (integers); f (Sterbenz, m being within [1/2, 2]); lead*f, for f
-is a multiple of 2^-p below 1/3; e*L1, L1 = log_B(2) in p - bits(e) bits; `low` without e L2, since
-e = 0 or |e L1| >= 2 |lead f| (the error of a sum with its terms in this order is a number). It is
-written `e L1 - high` because XLA simplifies `high - e L1`.
+Exact steps: the exponent's split (integers); f (Sterbenz, m being within [1/2, 2]); lead*f and
+bend*f, for f is a multiple of 2^-p below 1/3; e*L1, L1 = log_B(2) in p - bits(e) bits; `low`
+without e L2, since e = 0 or |e L1| > |lead f| (Fast2Sum). It is written `e L1 - high` because XLA
+simplifies `high - e L1`.
 
 A subnormal x is converted as an integer, x * 2^unit, whose exponent is then lowered. One unsigned
 comparison, written with signed numbers, finds everything that is not positive and finite.
@@ -36,23 +38,24 @@ REDUCED = (Fraction(2, 3), Fraction(4, 3))
 
 
 class Base(NamedTuple):
-    """The base of a logarithm: the exact leading coefficient, and the logarithm of 2."""
+    """The base of a logarithm: the exact first two coefficients, and the logarithm of 2."""
 
     lead: Fraction
+    bend: Fraction
     two: str
 
 
 BASES = {
-    "log2": Base(Fraction(3, 2), "1"),
-    "log": Base(Fraction(1), "log(2)"),
-    "log10": Base(Fraction(1, 2), "log(2)/log(10)"),
+    "log2": Base(Fraction(3, 2), Fraction(3, 4), "1"),
+    "log": Base(Fraction(1), Fraction(1, 2), "log(2)"),
+    "log10": Base(Fraction(3, 8), Fraction(3, 16), "log(2)/log(10)"),
 }
 
 
 def logarithm(function: Function) -> Reduction:
     """The reduction of log2, log or log10."""
     place, base = layout(function), BASES[function.name]
-    tail = f"{function.name}(1+x)/x-{base.lead}"
+    tail = f"{function.name}(1+x)/x-{base.lead}+{base.bend}*x"
     core = Function(tail, ("-1/3", "1/3"), function.dtype, "absolute")
 
     def wrap(program: Program) -> Program:
@@ -74,7 +77,8 @@ def _logarithm(b: Builder, place: Layout, base: Base, core: Program) -> Node:
     low = b.add(b.sub(whole, high), first)
     if two != head:
         low = b.fma(e, two - head, low)
-    result = b.add(high, b.fma(f, b.inline(core, f), low))
+    rest = b.fma(f, b.inline(core, f), low)
+    result = b.add(high, b.fma(b.mul(f, -base.bend), f, rest))
     if place.low is not None and place.low > 0 and place.high is not None:
         return result
     return b.select(is_positive_finite(b, place, given), result, _special(b, given))
