@@ -89,8 +89,10 @@ class Row:
 
 def fit(case: Case, dtype: str, degree: int) -> tuple[Fraction, ...]:
     """Our coefficients, from nothing: no fit of an earlier repetition is reused."""
-    for cached in (polynomial._minimax, target._target):
-        cached.cache_clear()
+    for module in (polynomial, target):
+        for cached in vars(module).values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
     function = Function(case.name, case.domain, dtype)
     powers = case.powers(degree)
     best = polynomial.minimax(function, exponents=powers).polynomial
@@ -145,14 +147,15 @@ def sup_norms(case: Case, degree: int, *polynomials: Sequence[Fraction]) -> list
 
 def compare(case: Case, dtype: str, degree: int, repeat: int) -> Row:
     """Both fits, alternating, and their errors."""
-    ours_seconds, sollya_seconds = [], []
+    ours_seconds, sollya_seconds, found = [], [], []
     for _ in range(repeat):
         start = time.perf_counter()
         ours = fit(case, dtype, degree)
         ours_seconds.append(time.perf_counter() - start)
         seconds, theirs = fpminimax(case, dtype, degree)
         sollya_seconds.append(seconds)
-    a, b = sup_norms(case, degree, ours, theirs)
+        found = [ours, theirs]
+    a, b = sup_norms(case, degree, *found)
     return Row(
         case.name,
         case.domain,
@@ -177,7 +180,7 @@ def rows(names: Sequence[str], repeat: int) -> Iterator[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", help="functions, as written in CASES")
     parser.add_argument("--repeat", type=int, default=3, help="times each fit is timed")
     parser.add_argument("--json", type=Path, help="also write the rows here")

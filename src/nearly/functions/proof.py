@@ -435,7 +435,7 @@ def _bounded(function: Function, program: Program, rows: _Rows) -> _Measures:
         floor *= float(np.max(rows.truth_high[finite], initial=0.0)) or 1.0
     bound = bound_error(function, pieces, expected=2.0**-64, slack=2e-3, floor=floor)
     approximation = _over_rows(bound, rows, finite, owner)
-    total = float(np.max((approximation + rounding) * (1 + 1e-15), initial=0.0))
+    total = float(np.max(np.nextafter(approximation + rounding, math.inf), initial=0.0))
     special = rows.special
     return _Measures(
         max(total, special),

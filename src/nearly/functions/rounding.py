@@ -8,9 +8,10 @@ the one of least sup norm.
 How it differs from the textbook (Brisebarre and Chevillard, "Efficient polynomial
 L-infinity-approximations", 2007; Sollya's `fpminimax`):
 
-- after LLL, not one nearest plane but a beam of them, the closest few thousand lattice points in
-  the mean square, of which the sup norms are compared, and then a descent along the *reduced*
-  vectors, whose steps change the error little where a step of one constant alone changes it a lot;
+- after LLL, not one nearest plane but beams of them: the closest few thousand lattice points in
+  the mean square, and in the shape that the sup norm has about a minimax error; the best by the sup
+  norm then descend along the *reduced* vectors, whose steps change the error little where a step
+  of one constant alone changes it a lot;
 - everything is in the error, linearised in the constants about a start whose error is exact, so
   double precision compares candidates whose errors are far below one unit of double precision;
 - so any program will do, not polynomials only: its columns are derivatives by the constants;
@@ -41,9 +42,9 @@ from nearly.functions.target import Piece, target
 _BITS = 320
 _POINTS = 96  # points of the grid per degree of freedom
 _STRIDE = 12  # one point of the grid in so many makes a coordinate of the lattice
-_BEAM = 4000
+_BEAM = 3000
 _SHORTLIST = 512  # of its points
-_DESCENTS = 6
+_DESCENTS = 3  # from each beam
 _CHOICES = np.arange(-6, 7)  # about the best integer of each coordinate
 _SHARES = (0.02, 0.1)  # of the excess of the start that the best may still have
 _CLIMBS = 60  # steps of a descent
@@ -476,13 +477,25 @@ def _neighbours(
 ) -> list[Values]:
     """Lattice points about `start` in order of their (linearised) norm, the best few descended.
 
-    Most are numbers of their formats; some are not, and tell which other spacings to try.
+    Most are numbers of their formats; some are not.
     """
     base = [round(start[j] / step) for j, step in zip(family.free, steps, strict=True)]
     start = _moved(start, family.free, [m * s for m, s in zip(base, steps, strict=True)])
     errors = family.floats(start)
     lattice = _Lattice.reduced(family, start, steps, reach, float(family.norms(errors)[0]))
-    beam = np.vstack(list(_beams(family, lattice, errors, goal)))
+    ends: list[tuple[float, np.ndarray]] = []
+    for beam in _beams(family, lattice, errors, goal):
+        ends += _ends(family, lattice, errors, goal, beam)
+    ends.sort(key=lambda end: end[0])
+    points = [lattice.mantissas(z[None])[0] for _, z in ends]
+    values = [[m * s for m, s in zip(point, steps, strict=True)] for point in points]
+    return list(dict.fromkeys(_moved(start, family.free, v) for v in values))
+
+
+def _ends(
+    family: _Family, lattice: _Lattice, errors: np.ndarray, goal: np.ndarray, beam: np.ndarray
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The best of a beam, and where descents from the very best end, each with its norm."""
     # Where errors are far larger than what rounding does to them, the peaks of all candidates are
     # those of the unrounded one, to the second order; elsewhere a coarse grid tells them apart.
     peaks, lifts = _peaks(goal, family.grid)
@@ -490,19 +503,13 @@ def _neighbours(
     coarse = np.maximum(tops, np.abs(errors[::4] + beam @ lattice.basis[::4].T).max(axis=1))
     beam = beam[np.argsort(coarse, kind="stable")[:_SHORTLIST]]
     fits = lattice.fits(beam)
-    inside = beam[fits][: _SHORTLIST // 8]
+    inside, outside = beam[fits][: _SHORTLIST // 8], beam[~fits][: _SHORTLIST // 32]
     norms = family.norms(errors + inside @ lattice.basis.T)
-    ends = [
-        lattice.descend(family, errors, inside[i])
-        for i in np.argsort(norms, kind="stable")[:_DESCENTS]
-    ]
-    outside = beam[~fits][: _SHORTLIST // 32]
-    ends += zip(norms.tolist(), inside, strict=True)
-    ends += zip(family.norms(errors + outside @ lattice.basis.T).tolist(), outside, strict=True)
-    ends.sort(key=lambda end: end[0])
-    points = [lattice.mantissas(z[None])[0] for _, z in ends]
-    values = [[m * s for m, s in zip(point, steps, strict=True)] for point in points]
-    return list(dict.fromkeys(_moved(start, family.free, v) for v in values))
+    for i in np.argsort(norms, kind="stable")[:_DESCENTS]:
+        yield lattice.descend(family, errors, inside[i])
+    yield from zip(norms.tolist(), inside, strict=True)
+    # These show which other spacings to try.
+    yield from zip(family.norms(errors + outside @ lattice.basis.T).tolist(), outside, strict=True)
 
 
 def _moved(values: Values, free: Sequence[int], moved: Sequence[Fraction]) -> Values:
@@ -587,7 +594,7 @@ class _Lattice:
             [scaled[i, k] for k in picked] + [fmpz(weight * (i == k)) for k in range(count)]
             for i in range(count)
         ]
-        _, turn = fmpz_mat(rows).lll(transform=True)
+        _, turn = fmpz_mat(rows).lll(transform=True)  # pyright: ignore[reportCallIssue]
         product = np.array([float(v) for v in (turn * scaled).entries()])
         basis = np.ldexp(product, -shift).reshape(count, -1).T.copy()
         turns = np.array([int(v) for v in turn.entries()], object).reshape(count, count)

@@ -590,26 +590,29 @@ class _Forward:
         """The roundings, each times the largest derivative of the result."""
         n = self.lo.size
         adjoints: dict[str, Any] = {f"t{last}": (np.ones(n), np.ones(n))}
+        # A product may be contracted in one sum and rounded in another, so that its rounding need
+        # not cancel between them (a*b - a*b): each use counts by itself.
+        apart: dict[str, Array] = {f"t{last}": np.ones(n)}
         rounding = np.zeros(n)
         for i in range(last, -1, -1):
-            adjoint = adjoints.pop(f"t{i}", None)
-            if adjoint is None:
+            adjoint, uses = adjoints.pop(f"t{i}", None), apart.pop(f"t{i}", None)
+            if adjoint is None or uses is None:
                 continue
+            operation, *operands = self.program.instructions[i]
             if i in self.deltas:
-                size = np.maximum(np.abs(adjoint[0]), np.abs(adjoint[1]))
+                split = self.contracted and operation == "mul"
+                size = uses if split else _magnitude(adjoint)
                 none = (self.deltas[i] == 0) | (size == 0)
                 rounding = rounding + np.where(none, 0.0, size * self.deltas[i])
-            operands = self.program.instructions[i][1:]
-            partial = [*zip(operands, self.slopes[i], strict=True)]
-            for operand, slope in [*partial, *self.routes.get(i, [])]:
+            partial = [*zip(operands, self.slopes[i], strict=True), *self.routes.get(i, [])]
+            for operand, slope in partial:
                 if operand.startswith("t") and slope is not _ZERO:
-                    product = _times(adjoint, slope)
-                    null = (product[0] == 0) & (product[1] == 0)  # thrown away by a select
-                    term = tuple(
-                        np.where(null, 0.0, end) for end in _widened(product)
-                    )
+                    term = _product(adjoint, slope)
                     known = adjoints.get(operand)
                     adjoints[operand] = term if known is None else _sum(known, term)
+                    one = uses if operation == "neg" else _magnitude(term)
+                    total = apart.get(operand, np.zeros(n)) + one
+                    apart[operand] = np.where(total == 0, 0.0, np.nextafter(total, _INF))
         return rounding
 
     def _choices(self, last: int) -> Array:
@@ -645,6 +648,17 @@ def _times(a: Any, b: Any) -> tuple[Array, Array]:
     # 0 * inf is 0 here: the infinite end is a bound, never a value.
     products = [np.where(np.isnan(p), 0.0, p) for p in products]
     return np.minimum.reduce(products), np.maximum.reduce(products)
+
+
+def _product(adjoint: Any, slope: Any) -> tuple[Array, Array]:
+    """An adjoint times a slope, rounded outwards; an exact zero (thrown away by a select) stays."""
+    lo, hi = _times(adjoint, slope)
+    null = (lo == 0) & (hi == 0)
+    return np.where(null, 0.0, np.nextafter(lo, -_INF)), np.where(null, 0.0, np.nextafter(hi, _INF))
+
+
+def _magnitude(a: tuple[Array, Array]) -> Array:
+    return np.maximum(np.abs(a[0]), np.abs(a[1]))
 
 
 def _indefinite(a: Reals, b: Reals) -> Array:

@@ -230,7 +230,7 @@ def _model_at(
     whole = exact(piece.lo).union(exact(piece.hi))
     numerator, denominator, truth = _parts(function, piece.program, c, arithmetic, n)
     wide_n, wide_d, wide_f = _parts(function, piece.program, whole, arithmetic, n + 1)
-    scale, lower_scale = _scales(function, wide_f[0])
+    scale, lower_scale = _scales(function, piece, wide_f)
     m, w = _fraction(function, numerator, denominator, truth)
     wide_m, wide_w = _fraction(function, wide_n, wide_d, wide_f)
     coarse = up(wide_m[0] / wide_w[0]) * scale
@@ -294,14 +294,20 @@ def _fraction(
     return numerator - product, product if function.error == "relative" else denominator
 
 
-def _scales(function: Function, truth: arb) -> tuple[float, float]:
+def _scales(function: Function, piece: Piece, truth: arb_series) -> tuple[float, float]:
     """What an absolute error is multiplied by for an upper and for a lower bound in the measure."""
     if function.error != "ulp":
         return 1.0, 1.0
-    if not truth.is_finite():
+    if not truth[0].is_finite():
         return INFINITY, 0.0
-    below, above = truth.abs_lower(), truth.abs_upper()
-    return 1 / spacing_at(function.format, below), 1 / spacing_at(function.format, above)
+    below, above = truth[0].abs_lower(), truth[0].abs_upper()
+    finest, coarsest = (spacing_at(function.format, end) for end in (below, above))
+    if finest != coarsest and not truth[1].contains(0) and not truth[0].contains(0):
+        # A ball cannot end at a power of two; the ends of a monotone piece can.
+        ends = [function.oracle.value(exact(x)) for x in (piece.lo, piece.hi)]
+        finest = min(spacing_at(function.format, e.abs_lower()) for e in ends)
+        coarsest = max(spacing_at(function.format, e.abs_upper()) for e in ends)
+    return 1 / finest, 1 / coarsest
 
 
 def spacing_at(format: Format, magnitude: arb) -> float:

@@ -1,7 +1,7 @@
 """erf over a whole format.
 
-By a = |x|, up to 1: erf a = a + a P(a^2), P(u) = erf(sqrt u)/sqrt u - 1. Above: erf a = 1 - erfc a,
-a held where erfc is half the spacing below 1. Both cores are polynomials in reach, and together
+By a = |x|, up to 1: erf a = a + a P(a^2), P(u) = erf(sqrt u)/sqrt u - 1. Above: erf a = K + (erf a -
+K), K being short and near erf 1, a held where erf rounds to 1. Both cores are polynomials in reach, and together
 cheaper than an exponential. The variable of the first is u - 1/2, that of the second a - c with c
 left of the middle: about these points the terms cancel least, which without fma makes the
 difference between 1.1 and 0.9 ULP. Below 1, a has a finer last place, u - 1/2 is exact from u = 1/4
@@ -26,6 +26,9 @@ SQUARE = "(x+1/2)^(1/2)"
 # Not from -1/2: to the eye of ball arithmetic the root is singular there. The core is smooth.
 NEAR = ("-127/256", "1/2")
 
+# Between erf 1 and 1, so that the last sum but one is small and its rounding too.
+LEVEL = Fraction(57, 64)
+
 
 def erf(function: Function) -> Reduction:
     """The reduction of erf."""
@@ -34,7 +37,7 @@ def erf(function: Function) -> Reduction:
     centre = Fraction(round(4 + 1.7 * (end - 1)), 4)
     near = Function(f"erf({SQUARE})/{SQUARE}-1", NEAR, function.dtype, "absolute")
     far_domain = (str(1 - centre), str(end - centre))
-    far = Function(f"erfc(x+{centre})", far_domain, function.dtype, "absolute")
+    far = Function(f"erf(x+{centre})-{LEVEL}", far_domain, function.dtype, "absolute")
 
     def wrap(near_core: Program, far_core: Program) -> Program:
         b = Builder(function.dtype)
@@ -43,7 +46,7 @@ def erf(function: Function) -> Reduction:
         size_bits = b.isub(given, sign)
         size = b.from_bits(size_bits)
         held = b.select(b.lt(b.constant(end), size), b.constant(end), size)
-        large = b.sub(1, b.inline(far_core, b.sub(held, centre)))
+        large = b.add(LEVEL, b.inline(far_core, b.sub(held, centre)))
         small = _small(b, place, size_bits, size, near_core)
         result = b.select(b.lt(size, 1), small, b.bits(large))
         return b.program(b.from_bits(b.iadd(result, sign)))
