@@ -126,9 +126,7 @@ def test_library_of_the_user(tmp_path) -> None:
     source = tmp_path / "mine.c"
     source.write_text("#include <math.h>\nfloat mine(float x) { return sqrtf(x); }\n")
     library = tmp_path / "mine.so"
-    subprocess.run(
-        [*COMPILER, "-O2", "-shared", "-fPIC", "-o", library, source, "-lm"], check=True
-    )
+    subprocess.run([*COMPILER, "-O2", "-shared", "-fPIC", "-o", library, source, "-lm"], check=True)
     function = Function("sqrt", ("1", "1.5"), "float32", "ulp")
     found = check_library(library, "mine", function)
     assert found.worst_ulp <= 0.5

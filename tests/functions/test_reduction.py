@@ -42,7 +42,7 @@ DEGREES = {
     "sinh": (8, 5),
     "cosh": (5,),
     "sigmoid": (5,),
-    "erf": (6, 14),
+    "erf": (6, 15),
     "sqrt": (),
     "rsqrt": (),
     "cbrt": (5,),

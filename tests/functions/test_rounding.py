@@ -189,6 +189,13 @@ def test_over_the_reals_nothing_is_rounded():
     assert round_coefficients(function, (0, 1), coefficients) == coefficients
 
 
+def test_a_short_format_rounds_to_its_registers():
+    """bfloat16 computes in float32, so that is where its coefficients live."""
+    function = Function("exp2", ("0", "1"), "bfloat16")
+    third = Fraction(1, 3)
+    assert round_coefficients(function, (0, 1), (third, third)) == (SINGLE.round(third),) * 2
+
+
 def test_input_errors():
     function = Function("exp2", ("0", "1"), "float32")
     thirds = (Fraction(1), Fraction(1, 3))

@@ -111,9 +111,7 @@ def test_ulp_doubles_where_the_binade_changes() -> None:
     b = Builder()
     program = b.program(b.x * (1 + Fraction(1, 2**20)))
     function = Function("x", ("1/4", "3/4"), "float32", "ulp")
-    bound = bound_error(
-        function, [Piece(Fraction(1, 4), Fraction(3, 4), program)], expected=1.0
-    )
+    bound = bound_error(function, [Piece(Fraction(1, 4), Fraction(3, 4), program)], expected=1.0)
     # Just below 1/2: 2^-21 / 2^-25 = 16; at 3/4: 0.75 * 2^-20 / 2^-24 = 12.
     assert 16 <= bound.upper <= 16 * 1.001
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nearly.core.errors import MissingDependency, NotProven
 from nearly.core.progress import Progress
 from nearly.core.run import Certificate
@@ -71,8 +73,8 @@ def _tried(
     return Certificate(
         "PROVEN" if all(r.complete for r in results) else "MEASURED",
         worst.worst_ulp,
-        f"every one of {worst.count:,} inputs tried, "
-        f"{len(results)} times; the worst is x = {worst.worst_input!r}",
+        f"every one of {worst.count:,} inputs tried{_builds(results)}; "
+        f"the worst is x = {worst.worst_input!r}",
         {
             "inputs": worst.count,
             "worst_input": worst.worst_input,
@@ -82,15 +84,23 @@ def _tried(
     )
 
 
+def _builds(results: tuple[Exhaustive, ...]) -> str:
+    return f", in each of {len(results)} builds" if len(results) > 1 else ""
+
+
 def _compiled_or_interpreted(
-    function: Function, program: Program, form: str, tolerance: float, tell: object
+    function: Function,
+    program: Program,
+    form: str,
+    tolerance: float,
+    tell: Callable[[int, int], None],
 ) -> tuple[Exhaustive, ...]:
     """The emitted code itself; without a C compiler its bit-for-bit twin in NumPy."""
     form = "jax" if form == "stablehlo" else form
     try:
-        return exhaustive(function, program, form, tolerance=tolerance, progress=tell)  # type: ignore[arg-type]
+        return exhaustive(function, program, form, tolerance=tolerance, progress=tell)
     except MissingDependency:
-        return exhaustive(function, program, "numpy", tolerance=tolerance, progress=tell)  # type: ignore[arg-type]
+        return exhaustive(function, program, "numpy", tolerance=tolerance, progress=tell)
 
 
 def _searched(function: Function, standin: Program | Compiled, reason: str) -> Certificate:

@@ -15,6 +15,7 @@ from typing import Any, no_type_check
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
 from nearly.core.errors import InputError, NotProven, UnknownName
 from nearly.functions.compiler import array_function, shared_object
@@ -265,7 +266,7 @@ def _suspects(y, exact, words, doubt, low, high, shift, threshold):
     return count
 
 
-@numba.extending.intrinsic
+@intrinsic
 @no_type_check
 def _as_float(typingctx, value):
     """The float64 with these bits."""
@@ -319,9 +320,7 @@ def _compare(
         for j in range(begin, end):
             field = min(max((words[j] >> 52) & 0x7FF, low), high)
             spacing = 2.0 ** (field - 1023 - precision + 1)
-            error = _error(
-                np.float64(y[j]), exact[j], precision, emin, emax, largest, spacing
-            )
+            error = _error(np.float64(y[j]), exact[j], precision, emin, emax, largest, spacing)
             slack = doubt[j] / spacing
             seen = max(seen, error - slack)
             if error - slack > tolerance:
@@ -410,7 +409,7 @@ def _to_numpy(function: Callable[[Any], Any]) -> Values:
 
 def _scalar_function(entry: Any, format: Format) -> Values:
     """A C function of one number as a function of arrays: a loop over its address."""
-    address = ctypes.cast(entry, ctypes.c_void_p).value
+    address = ctypes.cast(entry, ctypes.c_void_p).value or 0
     if format.bits == 16:
         kind, storage = ctypes.c_uint16, np.dtype(np.uint16)
     else:

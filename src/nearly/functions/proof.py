@@ -28,9 +28,10 @@ _FAR = 2.0**30
 EARLY = 16  # bits into an interval after which an integer's two values are just both allowed
 
 # On these, enclosures on an interval come from its ends.
-_INCREASING = frozenset(
-    "exp exp2 exp10 expm1 log log2 log10 log1p sqrt cbrt asin atan sinh tanh asinh acosh atanh erf "
-    "erfinv sigmoid softplus ndtr".split()
+_INCREASING = (
+    {"exp", "exp2", "exp10", "expm1", "log", "log2", "log10", "log1p", "sqrt", "cbrt"}
+    | {"asin", "atan", "sinh", "tanh", "asinh", "acosh", "atanh"}
+    | {"erf", "erfinv", "sigmoid", "softplus", "ndtr"}
 )
 _DEFINED_ON_AN_INTERVAL = _INCREASING | {"rsqrt", "acos"}
 
@@ -91,9 +92,7 @@ def prove(
     if program.format.is_real:
         bound = _real(function, program)
         seconds = time.perf_counter() - begun
-        return Proof(
-            bound.upper, bound.upper, 0.0, None, len(bound.pieces), seconds, "as written"
-        )
+        return Proof(bound.upper, bound.upper, 0.0, None, len(bound.pieces), seconds, "as written")
     if program.dtype != function.dtype:
         raise InputError(
             f"the program computes in {program.dtype}, the function is asked for in "
@@ -204,8 +203,7 @@ class _Rounding:
 
     def _ends(self, work: _Work) -> tuple[np.ndarray, np.ndarray]:
         a, b = (
-            numbers(self.format, p).astype(np.float64) * work.sign
-            for p in (work.first, work.last)
+            numbers(self.format, p).astype(np.float64) * work.sign for p in (work.first, work.last)
         )
         return np.minimum(a, b), np.maximum(a, b)
 
@@ -220,19 +218,13 @@ class _Rounding:
                 continue
             first, last = (min(_magnitude(self.format, end), top - 1) for end in (near, far))
             first = max(first, 1)
-            marks = [
-                m
-                for m in range(step, top, step)
-                if first < m <= last
-            ]
+            marks = [m for m in range(step, top, step) if first < m <= last]
             starts = [first, *marks]
             stops = [*(m - 1 for m in marks), last]
             signs += [sign] * len(starts)
             firsts += starts
             lasts += stops
-        return _Work(
-            np.array(signs), np.array(firsts, np.int64), np.array(lasts, np.int64), {}
-        )
+        return _Work(np.array(signs), np.array(firsts, np.int64), np.array(lasts, np.int64), {})
 
     def _special(self) -> float:
         """The error at zeros, infinities and NaN, which are evaluated as they are."""
@@ -340,12 +332,11 @@ class _Rounding:
         if np.any(wrong):
             at = int(np.argmax(wrong))
             raise NotProven(
-                f"the program gives {float(analysis.lo[at])} at x = {float(lo[at])!r}, and that the "
-                "function does so too could not be shown"
+                f"the program gives {float(analysis.lo[at])} at x = {float(lo[at])!r}, and that "
+                "the function does so too could not be shown"
             )
         rounding = analysis.rounding + _stored(self.format, analysis)
         return _Rows(lo, hi, rounding, low, high, infinite, analysis.choices, special)
-
 
     def _undefined(self, lo: np.ndarray, hi: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """Where the function is undefined on a whole interval, of those asked for."""
@@ -394,7 +385,9 @@ def _scale(function: Function, truth_low: np.ndarray) -> np.ndarray:
     return 1 / function.format.ulps(np.where(np.isfinite(truth_low), truth_low, 0.0))
 
 
-def _enclosures(function: Function, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _enclosures(
+    function: Function, lo: np.ndarray, hi: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Bounds on |f| over the intervals."""
     enclose = _between_ends if function.name in _INCREASING else _in_a_ball
     bounds = [enclose(function, a, b) for a, b in zip(lo.tolist(), hi.tolist(), strict=True)]

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import no_type_check
 
 import numba
@@ -123,9 +124,7 @@ def _fill(x, start, starts, stops, centres, scales, coefficients, uncertainty, t
         if scales[piece] == 0.0:
             truth[i:end] = coefficients[piece, -1]
         else:
-            _polynomial(
-                x[i:end], centres[piece], scales[piece], coefficients[piece], truth[i:end]
-            )
+            _polynomial(x[i:end], centres[piece], scales[piece], coefficients[piece], truth[i:end])
         i = end
         piece += 1
 
@@ -267,7 +266,9 @@ def error_in_ulps(function: Function, x: float, y: float) -> float:
         if math.isinf(y):
             if bool(truth > 0) != (y > 0) or abs(truth) <= largest:
                 return math.inf
-            return float((largest + top - abs(truth)) / top) if abs(truth) < largest + top / 2 else 0.0
+            return (
+                float((largest + top - abs(truth)) / top) if abs(truth) < largest + top / 2 else 0.0
+            )
         return nearest(abs(arb(y) - truth) / arb(spacing_at(format, abs(truth).mid())))
 
 
@@ -277,7 +278,8 @@ def errors_at(
     """The errors of computed values in the function's measure; truth is `high + low`.
 
     Two NaNs agree; so do an infinity and a truth that rounds to it. Otherwise an infinity counts
-    as the number after the largest if the truth is past the largest, and is infinitely wrong if not.
+    as the number after the largest if the truth is past the largest; if not, it is infinitely
+    wrong.
     """
     format = function.format
     with np.errstate(all="ignore"):
@@ -345,7 +347,7 @@ def _binades(format: Format, start: int, stop: int) -> Iterator[tuple[int, int]]
         marks |= {sign, sign + 1, sign + infinity, sign + infinity + 1, sign + half}
         marks |= set(range(sign + step, sign + infinity, step))
     inside = sorted(m for m in marks if start <= m <= stop)
-    yield from zip(inside, inside[1:], strict=False)
+    yield from pairwise(inside)
 
 
 def _mirror(piece: _Piece, half: int, parity: str) -> _Piece:
@@ -452,9 +454,7 @@ def _chebyshev_transform() -> np.ndarray:
 
 
 def _chebyshev_to_monomial() -> np.ndarray:
-    columns = [
-        np.polynomial.chebyshev.cheb2poly([0] * k + [1]) for k in range(DEGREE + 1)
-    ]
+    columns = [np.polynomial.chebyshev.cheb2poly([0] * k + [1]) for k in range(DEGREE + 1)]
     matrix = np.zeros((DEGREE + 1, DEGREE + 1), np.longdouble)
     for k, column in enumerate(columns):
         matrix[: len(column), k] = column

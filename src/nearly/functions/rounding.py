@@ -94,7 +94,8 @@ def round_coefficients(
     - `centre`: what is subtracted from x.
 
     **Returns:** the coefficients in the order given. Never worse than rounding each one. Over
-    the reals the coefficients as they are.
+    the reals the coefficients as they are. A 16-bit format computes in float32, whose rounding is
+    far below its own: there each one is rounded by itself.
 
     **Raises:** `InputError` for a pinned value its format does not hold, a power given twice, a
     coefficient that overflows.
@@ -121,6 +122,8 @@ def round_coefficients(
     if register.is_real or not free:
         return wanted
     naive = tuple(form.round(c) for form, c in zip(chosen, wanted, strict=True))
+    if function.format != register:
+        return naive
     grid = _grid(function, len(exponents))
     powers = _powers(grid, exponents, centre)
 
@@ -172,7 +175,7 @@ def round_program(function: Function, program: Program) -> Program:
         for n, v in program.constants.items()
         if isinstance(v, Fraction) and not _holds(register, v)
     ]
-    if register.is_real or not names:
+    if register.is_real or function.format != register or not names:
         return rounded
     grid = _grid(function, len(names) + 4)
     wanted = tuple(Fraction(program.constants[n]) for n in names)
@@ -619,7 +622,7 @@ class _Lattice:
         """Whether all mantissas at rows of z are short enough for their formats."""
         mantissas = self.mantissas(points)
         lowest = mantissas & -mantissas  # the last bit that is set
-        return (np.abs(mantissas) <= self.limits * lowest).all(axis=1)
+        return np.all(np.abs(mantissas) <= self.limits * lowest, axis=1)
 
     def nearest(self, rows: np.ndarray, target: np.ndarray) -> np.ndarray:
         """The integer z, one per row, for which `rows @ z` is nearest to the target, by a beam."""

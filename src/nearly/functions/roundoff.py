@@ -6,11 +6,13 @@ that results when the first i instructions round and the others do not, the erro
 sum of G_i - G_(i-1), and by the mean value theorem each term is the rounding of instruction i times
 a derivative of the result, taken somewhere in an enclosure of all values that can occur. So one
 interval pass forwards and one backwards (automatic differentiation) give a rigorous bound with no
-second-order term left out, and correlations (y*y, x + d/x) are not lost as in a running error bound.
+second-order term left out, and correlations (y*y, x + d/x) are not lost as they are in a running
+error bound.
 
 An operation is exact, and then adds nothing, if its result fits the format on the grid that its
 operands are multiples of: that one rule covers powers of two, Sterbenz' subtraction and
-Cody-Waite's products. Intervals are arrays of a longer format than the program's, rounded outwards by one of its steps.
+Cody-Waite's products. Intervals are arrays of a longer format than the program's, rounded outwards
+by one of its steps.
 """
 
 from __future__ import annotations
@@ -582,9 +584,7 @@ class _Forward:
         for i, (least, most) in self.outcomes.items():
             mine = undecided == i
             low[mine], high[mine] = least[mine], most[mine]
-        return Analysis(
-            rounding, result.lo, result.hi, undecided, low, high, self._choices(last)
-        )
+        return Analysis(rounding, result.lo, result.hi, undecided, low, high, self._choices(last))
 
     def _propagated(self, last: int) -> Array:
         """The roundings, each times the largest derivative of the result."""
@@ -798,7 +798,8 @@ def routed(program: Program) -> frozenset[str]:
             users.setdefault(o, []).append((operation, f"t{i}", *operands))
         origins = [o in held for o in operands]
         integers = operation == "select" and program.kinds[f"t{i}"] == "i"
-        one = operation == "iadd" and sum(origins) == 1 or operation == "isub" and origins == [1, 0]
+        added = operation == "iadd" and sum(origins) == 1
+        one = added or (operation == "isub" and origins == [True, False])
         if operation == "bits" or one or (integers and any(origins)):
             held.append(f"t{i}")
     good = set(held)

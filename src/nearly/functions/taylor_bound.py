@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from flint import arb, arb_mat, arb_poly, arb_series, ctx, fmpq
@@ -175,7 +176,7 @@ def _attained(bernstein: list[arb], leaf: _Leaf) -> float:
 def _de_casteljau(b: list[arb]) -> tuple[list[arb], list[arb]]:
     left, right, row = [b[0]], [b[-1]], b
     while len(row) > 1:
-        row = [(p + q) / 2 for p, q in zip(row, row[1:], strict=False)]
+        row = [(p + q) / 2 for p, q in pairwise(row)]
         left.append(row[0])
         right.append(row[-1])
     return left, right[::-1]
@@ -236,28 +237,32 @@ def _model_at(
     coarse = up(wide_m[0] / wide_w[0]) * scale
     valuation = _valuation(m, w, wide_w)
     if valuation is None:
-        return _Model([arb(0)], INFINITY, scale, lower_scale, coarse) if math.isfinite(coarse) else None
+        return (
+            _Model([arb(0)], INFINITY, scale, lower_scale, coarse)
+            if math.isfinite(coarse)
+            else None
+        )
     m_list, w_list = _coefficients(m, n)[valuation:], _coefficients(w, n)[valuation:]
     length = n - valuation
     h = exact(piece.lo - centre).union(exact(piece.hi - centre))
     r = h.abs_upper()
     w_low = w_list[0].abs_lower() - _magnitude([*w_list[1:], _checked(wide_w, n)], r) * r
     if not w_low > 0:
-        return _Model([arb(0)], INFINITY, scale, lower_scale, coarse) if math.isfinite(coarse) else None
+        return (
+            _Model([arb(0)], INFINITY, scale, lower_scale, coarse)
+            if math.isfinite(coarse)
+            else None
+        )
     q = arb_series(m_list, prec=length) / arb_series(w_list, prec=length)
     q_list = _coefficients(q, length)
-    remainder = _quotient_remainder(
-        q_list, w_list, _checked(wide_m, n), _checked(wide_w, n), r
-    )
+    remainder = _quotient_remainder(q_list, w_list, _checked(wide_m, n), _checked(wide_w, n), r)
     middle, half = (piece.lo + piece.hi) / 2 - centre, (piece.hi - piece.lo) / 2
     shifted = arb_poly(q_list)(arb_poly([exact(middle), exact(half)]))
     bernstein = _bernstein([shifted[k] for k in range(length)])
     return _Model(bernstein, up(remainder / w_low), scale, lower_scale, coarse)
 
 
-def _quotient_remainder(
-    q: list[arb], w: list[arb], m_rest: arb, w_rest: arb, r: arb
-) -> arb:
+def _quotient_remainder(q: list[arb], w: list[arb], m_rest: arb, w_rest: arb, r: arb) -> arb:
     """|M - q W| on |h| <= r: by construction of q only orders >= len(q) are left."""
     length = len(q)
     full = arb_series(q, prec=2 * length) * arb_series(w, prec=2 * length)

@@ -152,7 +152,7 @@ def _error_at(function: Function, program: Program, x: arb, truth: arb) -> _Poin
         denominators.append(0.0 if b.contains(0) else float(b))
         return a / b
 
-    y = program.run(x, _EXACT | {"div": divide}, _constant)
+    y = program.run(x, {**_EXACT, "div": divide}, _constant)
     difference = y - truth
     if function.error == "ulp":
         size = nearest(abs(truth))
@@ -185,9 +185,7 @@ def _constant(value: Any) -> arb:
     return exact(value) if not isinstance(value, float) else arb(value)
 
 
-def _searched(
-    function: Function, program: Program, grid: _Grid, found: list[_Point]
-) -> Measured:
+def _searched(function: Function, program: Program, grid: _Grid, found: list[_Point]) -> Measured:
     evaluate = _Evaluation(function, program)
     errors = np.array([p.error for p in found])
     for k in np.flatnonzero(~np.isfinite(errors)):
@@ -375,7 +373,9 @@ def _patterns(function: Function) -> np.ndarray:
     parts = [
         random.integers(start, stop, 1 + wanted // 2 * (stop - start) // total, dtype=np.int64)
         if stop < 1 << 63
-        else random.integers(start, stop, 1 + wanted // 2 * (stop - start) // total, dtype=np.uint64)
+        else random.integers(
+            start, stop, 1 + wanted // 2 * (stop - start) // total, dtype=np.uint64
+        )
         for start, stop in ranges
     ]
     lo, hi = (np.clip(end, -1e300, 1e300) for end in format_ends(function))

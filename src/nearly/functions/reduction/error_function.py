@@ -1,11 +1,11 @@
 """erf over a whole format.
 
-By a = |x|, up to 1: erf a = a + a P(a^2), P(u) = erf(sqrt u)/sqrt u - 1. Above: erf a = K + (erf a -
-K), K being short and near erf 1, a held where erf rounds to 1. Both cores are polynomials in reach, and together
-cheaper than an exponential. The variable of the first is u - 1/2, that of the second a - c with c
-left of the middle: about these points the terms cancel least, which without fma makes the
-difference between 1.1 and 0.9 ULP. Below 1, a has a finer last place, u - 1/2 is exact from u = 1/4
-on and matters nowhere else; above 1, a - c is exact, and not below: hence the joint.
+By a = |x|, up to 1: erf a = a + a P(a^2), P(u) = erf(sqrt u)/sqrt u - 1. Above, erf a is a short
+constant plus a small rest, and a is held where erf rounds to 1. Both cores are polynomials in
+reach, and together cheaper than an exponential. The variable of the first is u - 1/2, that of the
+second a - c with c left of the middle: about these points the terms cancel least, which without fma
+makes the difference between 1.1 and 0.95 ULP. Below 1, a has a finer last place: u - 1/2 is exact
+from u = 1/4 on, and matters nowhere else; above 1, a - c is exact, and not below: hence the joint.
 
 Near 0, erf x = 2x/sqrt(pi): subnormal numbers are not mapped to themselves, and a*P may be
 subnormal where the result is not. So tiny a are multiplied by 2^unit, in integers, before the
@@ -26,8 +26,8 @@ SQUARE = "(x+1/2)^(1/2)"
 # Not from -1/2: to the eye of ball arithmetic the root is singular there. The core is smooth.
 NEAR = ("-127/256", "1/2")
 
-# Between erf 1 and 1, so that the last sum but one is small and its rounding too.
-LEVEL = Fraction(57, 64)
+# Between erf 1 and 1, and nearer to 1 where more roundings meet: the last sum but one is small.
+LEVEL = Fraction(61, 64)
 
 
 def erf(function: Function) -> Reduction:
