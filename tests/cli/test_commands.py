@@ -155,7 +155,7 @@ def test_a_budget_leaves_the_rest_unstarted() -> None:
         (["compare", "epx2"], "did you mean 'exp2'"),
         (["compare", f"{TINY}:Rot"], "did you mean 'Root'"),
         (["compare", f"{TINY}:number"], "no problem: it is a int"),
-        (["compare", f"{TINY}:newton"], "does not make a problem"),
+        (["compare", f"{TINY}:newton"], "cannot be called with one float64 number"),
         (["compare", f"{TINY}:finished", "--steps", "3"], "unknown option '--steps'"),
         (["compare", "nowhere.py:Root"], "there is no file nowhere.py"),
         (["compare", ROOT, "--stps", "3"], "did you mean '--steps'"),

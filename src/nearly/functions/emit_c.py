@@ -18,7 +18,7 @@ What a usual generator leaves to chance, and what is done about it here:
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from nearly.core.errors import InputError
 from nearly.functions.formats import Format
@@ -65,7 +65,7 @@ REFUSED = """\
 CONTRACTION_OFF = """\
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC push_options
-#pragma GCC optimize ("fp-contract=off")
+#pragma GCC optimize ({options})
 #else
 #pragma STDC FP_CONTRACT OFF
 #endif
@@ -186,13 +186,15 @@ def to_c(program: Program, name: str, header: ErrorStatement) -> str:
     """The C99 text of a program in a machine format: `T name(T x)` and `void name_array(...)`."""
     words = _words(program, name)
     used = {instruction[0] for instruction in program.instructions}
+    if any(_negates_fma(program, i) for i in program.instructions):
+        used |= {"bits", "from_bits"}
     narrow = program.format != program.format.computing
     parts = [
         _comment(header.lines() + _advice(program, used)),
         "#include <float.h>\n#include <math.h>\n#include <stddef.h>\n"
         "#include <stdint.h>\n#include <string.h>\n",
         REFUSED.format(name=name),
-        CONTRACTION_OFF,
+        CONTRACTION_OFF.format(options=_options(used)),
         *(_table(words, label, table) for label, table in program.tables.items()),
         *(
             t.format(**words)
@@ -242,6 +244,15 @@ def _table(words: dict[str, str], label: str, values: tuple[Constant, ...]) -> s
     return f"static const {words['r']} {words['N']}_{label}[{len(values)}] = {{\n{numbers}\n}};\n"
 
 
+def _options(used: Collection[str]) -> str:
+    """What gcc may do. Free of traps it vectorises selects, but also takes (float)(int)x for
+    trunc(x), whose zero has a sign."""
+    options = ["fp-contract=off"]
+    if not {"to_int", "to_float"} <= set(used):
+        options.append("no-trapping-math")
+    return ", ".join(f'"{option}"' for option in options)
+
+
 def _kernel(program: Program, words: dict[str, str]) -> str:
     narrow = program.format != program.format.computing
     lines = [
@@ -282,7 +293,23 @@ def _expression(program: Program, instruction: Instruction, words: dict[str, str
         shown[1] = f"{shown[1]} < 0 ? 0 : {shown[1]} > {last} ? {last} : {shown[1]}"
     if operation in ("ishl", "ishr") and operands[1] not in program.constants:
         shown[1] = f"({shown[1]} & {words['w']})"
-    return TEMPLATES[operation].format(*shown, **words)
+    template = FLIPPED if _negates_fma(program, instruction) else TEMPLATES[operation]
+    return template.format(*shown, sign=_integer(_sign(program.format), program.format), **words)
+
+
+# gcc makes one instruction of -fma(a, b, c), in which a zero has the other sign.
+FLIPPED = "{N}_from_bits({N}_bits({0}) ^ {sign})"
+
+
+def _negates_fma(program: Program, instruction: Instruction) -> bool:
+    operation, operand = instruction[:2]
+    is_made = operation == "neg" and operand.startswith("t")
+    return is_made and program.instructions[int(operand[1:])][0] == "fma"
+
+
+def _sign(form: Format) -> int:
+    """The integer whose only bit is a register's sign."""
+    return -(1 << (form.computing.bits - 1))
 
 
 def in_bounds(program: Program, table: str, index: str) -> bool:

@@ -319,7 +319,10 @@ def _compare(
             continue
         for j in range(begin, end):
             field = min(max((words[j] >> 52) & 0x7FF, low), high)
-            spacing = 2.0 ** (field - 1023 - precision + 1)
+            scale = _as_float((shift - field) << 52)
+            if (abs(np.float64(y[j]) - exact[j]) + doubt[j]) * scale <= threshold:
+                continue
+            spacing = 1.0 / scale
             error = _error(np.float64(y[j]), exact[j], precision, emin, emax, largest, spacing)
             slack = doubt[j] / spacing
             seen = max(seen, error - slack)

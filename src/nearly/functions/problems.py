@@ -107,7 +107,7 @@ class Approximation(Problem):
 
         The cores' lists are aligned at their ends, where each core is as good as its format shows.
         """
-        if not is_builder(method):
+        if not is_builder(method) or not self._cores:
             return ("as given",)
         listed = getattr(method, "dials", _degrees)
         lists = [list(listed(core)) for core in self._cores]
@@ -119,8 +119,9 @@ class Approximation(Problem):
 
     @property
     def _cores(self) -> tuple[Function, ...]:
+        """What builders are asked for; nothing where the instructions compute the function."""
         reduced = self._reduction
-        return reduced.cores if reduced and reduced.cores else (self._unreduced,)
+        return reduced.cores if reduced else (self._unreduced,)
 
     @property
     def _reduction(self) -> Reduction | None:
@@ -146,7 +147,7 @@ class Approximation(Problem):
             return as_program(method, self.target)
         cores, reduced = self._cores, self._reduction
         programs = [method(c, d) for c, d in zip(cores, _parts(dial, len(cores)), strict=True)]
-        return reduced.wrap(*programs) if reduced and reduced.cores else programs[0]
+        return reduced.wrap(*programs) if reduced else programs[0]
 
     def apply(self, standin: Any, *, key: Any) -> Any:
         """The program itself: its error is a property of all its values, found in `errors`."""
@@ -214,7 +215,7 @@ def _degrees(function: Function) -> Sequence[int]:
 def _parts(dial: Any, cores: int) -> Sequence[Any]:
     """One dial for each core: `"8+6"`, or the same for all."""
     parts = str(dial).split("+")
-    if len(parts) not in (1, cores):
+    if len(parts) not in (1, cores) and cores:
         raise InputError(f"dial {dial!r} has {len(parts)} parts, the function {cores} cores")
     whole = [int(part) if part.isdigit() else part for part in parts]
     return whole * cores if len(parts) == 1 else whole

@@ -248,7 +248,7 @@ class _Rounding:
         whole = self._integer_steps()[analysis.undecided] & two & narrow
         branch = whole | (work.first == work.last)
         halves = work.take(~branch)
-        middle = (halves.first + halves.last) // 2
+        middle = halves.first + (halves.last - halves.first) // 2
         parts = [replace(halves, last=middle), replace(halves, first=middle + 1)]
         return _Work.joined([*parts, *self._branches(work.take(branch), analysis, branch)])
 
@@ -301,7 +301,7 @@ class _Rounding:
             work = work.take(loose)
             if not work.first.size:
                 return self._rows(_Work.joined(kept), special)
-            middle = (work.first + work.last) // 2
+            middle = work.first + (work.last - work.first) // 2
             work = _Work.joined([replace(work, last=middle), replace(work, first=middle + 1)])
             if sum(w.first.size for w in kept) + work.first.size > ROWS:
                 break
@@ -312,7 +312,7 @@ class _Rounding:
         low, _ = self._truth(work)
         absolute = analysis.rounding + _stored(self.format, analysis)
         infinite = ~np.isfinite(analysis.lo)
-        return np.where(infinite, 0.0, absolute * _scale(self.function, low))
+        return np.where(infinite, 0.0, _in_measure(self.function, absolute, low))
 
     def _truth(self, work: _Work) -> tuple[np.ndarray, np.ndarray]:
         lo, hi = self._ends(work)
@@ -375,14 +375,14 @@ def _stored(format: Format, analysis: Analysis) -> np.ndarray:
     return half_spacing(format, lo, hi)
 
 
-def _scale(function: Function, truth_low: np.ndarray) -> np.ndarray:
-    """What an absolute error is multiplied by for a bound in the function's measure."""
+def _in_measure(function: Function, error: np.ndarray, truth_low: np.ndarray) -> np.ndarray:
+    """An upper bound on an absolute error in the function's measure."""
     if function.error == "absolute":
-        return np.ones_like(truth_low)
+        return error
     if function.error == "relative":
-        with np.errstate(divide="ignore"):
-            return np.nextafter(1 / truth_low, math.inf)
-    return 1 / function.format.ulps(np.where(np.isfinite(truth_low), truth_low, 0.0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(error == 0, 0.0, np.nextafter(error / truth_low, math.inf))
+    return error / function.format.ulps(np.where(np.isfinite(truth_low), truth_low, 0.0))
 
 
 def _enclosures(
@@ -395,9 +395,16 @@ def _enclosures(
     return np.array(lows), np.array(highs)
 
 
+def _least(function: Function, ball: arb) -> float:
+    """The smallest magnitude; infinite where it rounds to an infinity of the format."""
+    if ball.is_finite() and ball.abs_lower() >= arb(2) ** (function.format.emax + 1):
+        return math.inf
+    return down(ball)
+
+
 def _in_a_ball(function: Function, a: float, b: float) -> tuple[float, float]:
     ball = function.oracle.value(arb(a).union(arb(b)))
-    return down(ball), up(ball)
+    return _least(function, ball), up(ball)
 
 
 def _between_ends(function: Function, a: float, b: float) -> tuple[float, float]:
@@ -405,9 +412,9 @@ def _between_ends(function: Function, a: float, b: float) -> tuple[float, float]
     if not at_a.is_finite():  # an exponential so far out overflows even the exponents of balls
         at_a = function.oracle.value(arb(min(a, _FAR)))
     if at_a > 0:
-        return down(at_a), up(at_b)
+        return _least(function, at_a), up(at_b)
     if at_b < 0:
-        return down(at_b), up(at_a)
+        return _least(function, at_b), up(at_a)
     return 0.0, max(up(at_a), up(at_b))
 
 
@@ -420,7 +427,7 @@ class _Measures(NamedTuple):
 def _bounded(function: Function, program: Program, rows: _Rows) -> _Measures:
     """Approximation and rounding together, in the function's measure."""
     finite = np.flatnonzero(~rows.infinite)
-    rounding = rows.rounding[finite] * _scale(function, rows.truth_low[finite])
+    rounding = _in_measure(function, rows.rounding[finite], rows.truth_low[finite])
     order = finite[np.argsort(rows.lo[finite], kind="stable")]
     pieces, owner = _pieces(program, rows, order)
     floor = 1e-4 if function.error == "ulp" else 2.0 ** -(function.format.precision + 13)
@@ -488,8 +495,11 @@ def _over_rows(
     }
     for j, row in enumerate(finite.tolist()):
         lows, highs, uppers = tables[id(owner[row])]
-        meets = (lows <= np.nextafter(rows.hi[row], math.inf)) & (
-            highs >= np.nextafter(rows.lo[row], -math.inf)
-        )
+        with np.errstate(over="ignore"):  # the neighbour of the largest number
+            lowest, highest = (
+                np.nextafter(rows.lo[row], -math.inf),
+                np.nextafter(rows.hi[row], math.inf),
+            )
+        meets = (lows <= highest) & (highs >= lowest)
         result[j] = uppers[meets].max()
     return result

@@ -441,8 +441,10 @@ class _Family:
     def norms(self, errors: np.ndarray) -> np.ndarray:
         return _NORMS[self.norm](np.atleast_2d(errors), self.grid)
 
-    def spacings(self, values: Values) -> Values:
-        return tuple(self.formats[j].spacing(values[j]) for j in self.free)
+    def spacings(self, values: Values, at_zero: Values) -> Values:
+        """The spacing of each free constant's format there; at 0 that tells nothing."""
+        pairs = zip(self.free, at_zero, strict=True)
+        return tuple(self.formats[j].spacing(values[j]) if values[j] else s for j, s in pairs)
 
     def holds(self, values: Values) -> bool:
         return all(_holds(self.formats[j], values[j]) for j in self.free)
@@ -457,13 +459,16 @@ def _best(family: _Family, wanted: Values, naive: Values, reaches: Sequence[floa
     found = {naive: float(family.norms(family.floats(naive))[0])}
     goal = family.floats(wanted)
     for reach in reaches:
-        pending, seen = [family.spacings(naive)], set[Values]()
+        pending, seen = (
+            [tuple(family.formats[j].spacing(wanted[j]) for j in family.free)],
+            set[Values](),
+        )
         while pending and len(seen) < _SPACINGS:
             steps = pending.pop(0)
             seen.add(steps)
             near = _neighbours(family, _least(found), steps, goal, reach)
             # A coefficient that left its binade may use the finer or must use the coarser spacing.
-            natural = dict.fromkeys(family.spacings(values) for values in near)
+            natural = dict.fromkeys(family.spacings(values, steps) for values in near)
             pending += [n for n in natural if n not in seen and n not in pending]
             held = (v for v in near if v not in found and family.holds(v))
             for values in islice(held, _FINALISTS):
@@ -491,7 +496,7 @@ def _neighbours(
         ends += _ends(family, lattice, errors, goal, beam)
     ends.sort(key=lambda end: end[0])
     points = [lattice.mantissas(z[None])[0] for _, z in ends]
-    values = [[m * s for m, s in zip(point, steps, strict=True)] for point in points]
+    values = [[int(m) * s for m, s in zip(point, steps, strict=True)] for point in points]
     return list(dict.fromkeys(_moved(start, family.free, v) for v in values))
 
 
@@ -566,7 +571,7 @@ class _Lattice:
     """A reduced basis of the changes of the error.
 
     `basis[:, i]` is the change of the error at each point for one step along reduced vector `i`,
-    `turn[i]` that step in spacings of each constant (Python's integers), `base` the constants at
+    `turn[i]` that step in spacings of each constant, `base` the constants at
     z = 0 in spacings and `limits` what these may reach, `sample` the rows that measure distance.
     """
 
@@ -600,29 +605,33 @@ class _Lattice:
         _, turn = fmpz_mat(rows).lll(transform=True)  # pyright: ignore[reportCallIssue]
         product = np.array([float(v) for v in (turn * scaled).entries()])
         basis = np.ldexp(product, -shift).reshape(count, -1).T.copy()
-        turns = np.array([int(v) for v in turn.entries()], object).reshape(count, count)
-        penalty = turns.astype(float).T * (error * math.sqrt(len(picked)) / reach)
-        base = [round(start[j] / step) for j, step in zip(family.free, steps, strict=True)]
+        turns = [int(v) for v in turn.entries()]
+        penalty = np.array(turns, float).reshape(count, count).T
         limits = [2 ** family.formats[j].precision for j in family.free]
+        base = [round(start[j] / step) for j, step in zip(family.free, steps, strict=True)]
+        # Products wrap, sums of them come back into range: the machine's integers are exact where
+        # mantissas fit in them.
+        whole = object if max(*limits, *map(abs, base)) > 2**60 else np.int64
+        if whole is np.int64:
+            turns = [(v + 2**63) % 2**64 - 2**63 for v in turns]
         return _Lattice(
             basis,
-            turns,
-            np.array(base, object),
-            np.array(limits, object),
+            np.array(turns, whole).reshape(count, count),
+            np.array(base, whole),
+            np.array(limits, whole),
             np.array(picked),
-            penalty,
+            penalty * (error * math.sqrt(len(picked)) / reach),
         )
 
     def mantissas(self, points: np.ndarray) -> np.ndarray:
         """The constants at rows of z, in spacings, exactly."""
-        whole = np.array([[int(v) for v in row] for row in points], object)
-        return whole.reshape(-1, len(self.turn)) @ self.turn + self.base
+        return points.astype(np.int64).astype(self.turn.dtype) @ self.turn + self.base
 
     def fits(self, points: np.ndarray) -> np.ndarray:
         """Whether all mantissas at rows of z are short enough for their formats."""
         mantissas = self.mantissas(points)
-        lowest = mantissas & -mantissas  # the last bit that is set
-        return np.all(np.abs(mantissas) <= self.limits * lowest, axis=1)
+        last = np.maximum(mantissas & -mantissas, 1)  # the last bit that is set
+        return np.all(np.abs(mantissas) // last <= self.limits, axis=1)
 
     def nearest(self, rows: np.ndarray, target: np.ndarray) -> np.ndarray:
         """The integer z, one per row, for which `rows @ z` is nearest to the target, by a beam."""

@@ -171,7 +171,7 @@ class _Forward:
             return Integers(np.full(n, value), np.full(n, value))
         number = float(value)
         grid = np.full(n, _trailing(Fraction(value)) if np.isfinite(number) else _INF)
-        point = np.full(n, number)
+        point = np.full(n, number, self.lo.dtype)
         return Reals(point, point, grid, grid)
 
     # ------------------------------------------------------------------------------- decisions
@@ -293,7 +293,7 @@ class _Forward:
         least = np.minimum(np.abs(low), np.abs(high))
         self._open(~((least > size) & (np.maximum(np.abs(low), np.abs(high)) < 2 * size)))
         grid = step + _trailing_zeros(low)
-        lo, hi = (np.ldexp(end.astype(float), step) for end in (low, high))
+        lo, hi = (np.ldexp(end.astype(self.lo.dtype), step) for end in (low, high))
         return Reals(lo, hi, grid, grid)
 
     def _sqrt(self, a: Reals) -> Reals:
@@ -323,7 +323,7 @@ class _Forward:
 
     def _whole(self, low: Array, high: Array) -> Reals:
         grid = np.where(low == high, _trailing_zeros(low), 0.0)
-        return Reals(low.astype(float), high.astype(float), grid, grid)
+        return Reals(low.astype(self.lo.dtype), high.astype(self.lo.dtype), grid, grid)
 
     def _to_int(self, a: Reals) -> Integers:
         low, high = self._decide(_integer(np.trunc(a.lo)), _integer(np.trunc(a.hi)))
@@ -372,7 +372,7 @@ class _Forward:
         low, high = np.sort(np.stack([self._field(a.lo), self._field(a.hi)]), axis=0)
         low, _ = self._decide(low, high)
         field = np.abs(low) - 1
-        step = np.ldexp(1.0, np.maximum(field, 1) + form.emin - form.precision)
+        step = np.ldexp(self.lo.dtype.type(1), np.maximum(field, 1) + form.emin - form.precision)
         slope = np.where(low < 0, -1.0, 1.0) / step
         self.slopes[self.index] = ((slope, slope),)
         return step, field
@@ -402,7 +402,7 @@ class _Forward:
         first, _ = self._decide(low >> shift, high >> shift)
         self._open((a.lo < 0) & (a.hi >= 0) | (first > form.emax - form.emin + 1))
         self._record(negative)
-        step = np.ldexp(1.0, np.maximum(first, 1) + form.emin - 1 - shift)
+        step = np.ldexp(self.lo.dtype.type(1), np.maximum(first, 1) + form.emin - 1 - shift)
         hidden = np.int64(1) << shift
         offset = np.where(first == 0, 0, (1 - first) * hidden)
         small, large = (low + offset) * step, (high + offset) * step
@@ -442,7 +442,8 @@ class _Forward:
         self._open(~(few | (single & (whole | decided))))
         linear = binades[2] - binades[0]
         k = np.where(whole, k, linear)
-        scale = np.ldexp(1.0, np.clip(k, -2000, 2000))
+        one = self.lo.dtype.type(1)  # in the long format, 2^1024 is a number
+        scale = np.ldexp(one, np.clip(k, -2000, 2000))
         begin, base = (_from_pattern(np.maximum(p, 0), form) for p in (start, first))
         offset = np.where(whole, 0.0, begin - scale * base)
         flips, sign = negative != after, np.where(after, -1.0, 1.0)
@@ -551,7 +552,7 @@ class _Forward:
 
     def _select(self, condition: Truths, a: Any, b: Any) -> Any:
         yes = condition.may
-        one, zero = yes.astype(float), (~yes).astype(float)
+        one, zero = yes.astype(self.lo.dtype), (~yes).astype(self.lo.dtype)
         self.slopes[self.index] = (_ZERO, (one, one), (zero, zero))
         if isinstance(a, Integers):
             origins = [np.full(yes.size, -1) if v.source is None else v.source for v in (a, b)]
@@ -565,7 +566,7 @@ class _Forward:
         low, high = self._decide(index.lo, index.hi)
         self._open((low < 0) | (high >= len(table)))
         entry = np.clip(low, 0, len(table) - 1)
-        value = np.array([float(v) for v in table])[entry]
+        value = np.array([float(v) for v in table], self.lo.dtype)[entry]
         grid = np.array([float(_trailing(v)) for v in table])[entry]
         self.slopes[self.index] = (_ZERO, _ZERO)
         return Reals(value, value, grid, grid)

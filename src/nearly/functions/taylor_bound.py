@@ -100,8 +100,8 @@ class _Leaf(NamedTuple):
     piece: Piece
     bernstein: list[arb] | None  # None: nothing to subdivide, only the piece itself
     remainder: float
-    scale: float  # from the absolute error of the model to an upper bound in the measure
-    lower_scale: float  # ... and to a lower bound
+    scale: arb  # from the absolute error of the model to an upper bound in the measure
+    lower_scale: arb  # ... and to a lower bound
     depth: int
 
 
@@ -121,7 +121,7 @@ def _branch_and_bound(
         push(piece, 0)
     while -heap[0].key > max(lower * (1 + slack), floor):
         leaf = heapq.heappop(heap)
-        settled = leaf.remainder <= 0.3 * slack * lower and leaf.scale == leaf.lower_scale
+        settled = leaf.remainder <= 0.3 * slack * lower and bool(leaf.scale == leaf.lower_scale)
         if leaf.bernstein is not None and settled:
             for half in _de_casteljau(leaf.bernstein):
                 serial -= 1
@@ -164,13 +164,13 @@ def _middle(piece: Piece) -> Fraction:
 
 
 def _leaf(bernstein: list[arb], parent: _Leaf, serial: int) -> _Leaf:
-    upper = up(_largest(bernstein)) * parent.scale + parent.remainder
+    upper = up(_largest(bernstein) * parent.scale) + parent.remainder
     return parent._replace(key=-_up(upper), serial=serial, bernstein=bernstein)
 
 
 def _attained(bernstein: list[arb], leaf: _Leaf) -> float:
-    ends = max(down(bernstein[0]), down(bernstein[-1]))
-    return max(0.0, ends * leaf.lower_scale - leaf.remainder) * (1 - 1e-15)
+    ends = max(down(end * leaf.lower_scale) for end in (bernstein[0], bernstein[-1]))
+    return max(0.0, ends - leaf.remainder) * (1 - 1e-15)
 
 
 def _de_casteljau(b: list[arb]) -> tuple[list[arb], list[arb]]:
@@ -186,9 +186,9 @@ def _expand(function: Function, piece: Piece, serial: int, depth: int) -> tuple[
     """Upper bound on a piece, and the error that is attained at one of its ends."""
     model = _error_model(function, piece)
     if model is None:
-        return _Leaf(-INFINITY, serial, piece, None, INFINITY, 1.0, 1.0, depth), 0.0
+        return _Leaf(-INFINITY, serial, piece, None, INFINITY, arb(1), arb(1), depth), 0.0
     bernstein, remainder, scale, lower_scale, coarse = model
-    leaf = _Leaf(0.0, serial, piece, bernstein, remainder * scale, scale, lower_scale, depth)
+    leaf = _Leaf(0.0, serial, piece, bernstein, remainder, scale, lower_scale, depth)
     fine = _leaf(bernstein, leaf, serial)
     attained = _attained(bernstein, fine) if math.isfinite(remainder) else 0.0
     if not -fine.key <= coarse * (1 + 1e-6):  # also where the fine bound is not a number
@@ -199,8 +199,8 @@ def _expand(function: Function, piece: Piece, serial: int, depth: int) -> tuple[
 class _Model(NamedTuple):
     bernstein: list[arb]
     remainder: float
-    scale: float
-    lower_scale: float
+    scale: arb
+    lower_scale: arb
     coarse: float
 
 
@@ -234,7 +234,7 @@ def _model_at(
     scale, lower_scale = _scales(function, piece, wide_f)
     m, w = _fraction(function, numerator, denominator, truth)
     wide_m, wide_w = _fraction(function, wide_n, wide_d, wide_f)
-    coarse = up(wide_m[0] / wide_w[0]) * scale
+    coarse = up(wide_m[0] / wide_w[0] * scale)
     valuation = _valuation(m, w, wide_w)
     if valuation is None:
         return (
@@ -259,7 +259,7 @@ def _model_at(
     middle, half = (piece.lo + piece.hi) / 2 - centre, (piece.hi - piece.lo) / 2
     shifted = arb_poly(q_list)(arb_poly([exact(middle), exact(half)]))
     bernstein = _bernstein([shifted[k] for k in range(length)])
-    return _Model(bernstein, up(remainder / w_low), scale, lower_scale, coarse)
+    return _Model(bernstein, up(remainder / w_low * scale), scale, lower_scale, coarse)
 
 
 def _quotient_remainder(q: list[arb], w: list[arb], m_rest: arb, w_rest: arb, r: arb) -> arb:
@@ -299,12 +299,12 @@ def _fraction(
     return numerator - product, product if function.error == "relative" else denominator
 
 
-def _scales(function: Function, piece: Piece, truth: arb_series) -> tuple[float, float]:
+def _scales(function: Function, piece: Piece, truth: arb_series) -> tuple[arb, arb]:
     """What an absolute error is multiplied by for an upper and for a lower bound in the measure."""
     if function.error != "ulp":
-        return 1.0, 1.0
+        return arb(1), arb(1)
     if not truth[0].is_finite():
-        return INFINITY, 0.0
+        return arb.pos_inf(), arb(0)
     below, above = truth[0].abs_lower(), truth[0].abs_upper()
     finest, coarsest = (spacing_at(function.format, end) for end in (below, above))
     if finest != coarsest and not truth[1].contains(0) and not truth[0].contains(0):
@@ -312,7 +312,7 @@ def _scales(function: Function, piece: Piece, truth: arb_series) -> tuple[float,
         ends = [function.oracle.value(exact(x)) for x in (piece.lo, piece.hi)]
         finest = min(spacing_at(function.format, e.abs_lower()) for e in ends)
         coarsest = max(spacing_at(function.format, e.abs_upper()) for e in ends)
-    return 1 / finest, 1 / coarsest
+    return 1 / arb(finest), 1 / arb(coarsest)  # for a subnormal number too large for a float
 
 
 def spacing_at(format: Format, magnitude: arb) -> float:
