@@ -14,8 +14,8 @@ import jaxtyping
 
 jaxtyping.install_import_hook("nearly", "typecheck.check")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Compiled programs outlive a run of the suite: most of its time is compilation.
 jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "nearly-xla"))

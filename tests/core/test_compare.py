@@ -137,7 +137,7 @@ def test_within_gives_the_cheapest_and_names_the_best_when_there_is_none() -> No
     run = within(1e-5, f"{FILE}:Decay", named("tsit5", "heun"))
     assert run.method.endswith("tsit5")
     assert run.dial == 1e-6
-    with pytest.raises(NotWithin, match="best available is .*tsit5 at 1e-09"):
+    with pytest.raises(NotWithin, match=r"best available is .*tsit5 at 1e-09"):
         within(1e-14, f"{FILE}:Decay", named("tsit5", "heun"))
 
 

@@ -15,7 +15,7 @@ from nearly.functions.export import export
 from nearly.functions.problems import Approximation, is_builder
 from nearly.functions.program import Program
 
-OWN = '''
+OWN = """
 import numpy as np
 p = [1.0, 0.6931, 0.2416, 0.0517, 0.0137]
 
@@ -28,7 +28,7 @@ def builder(function, dial):
 
 def scaled(x):
     return np.sqrt(x * x + 1.0)
-'''
+"""
 
 
 @pytest.fixture

@@ -176,7 +176,20 @@ def certificate_of(problem: Problem, run: Run, tolerance: float) -> Certificate 
         return problem.certify(run.standin, tolerance)
 
 
-_OPTIONS = frozenset("dials uses budget seeds workers executor reuse timed store progress".split())
+_OPTIONS = frozenset(
+    [
+        "dials",
+        "uses",
+        "budget",
+        "seeds",
+        "workers",
+        "executor",
+        "reuse",
+        "timed",
+        "store",
+        "progress",
+    ]
+)
 
 
 def _resolve_with(problem: Problem | str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

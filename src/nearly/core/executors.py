@@ -74,7 +74,7 @@ class Pool:
         self.workers = workers
         self._context = multiprocessing.get_context("spawn")
         # A file, not a semaphore: a worker killed while it holds one would stop us all.
-        self._leash = tempfile.NamedTemporaryFile(prefix="nearly-pool-")
+        self._leash = tempfile.NamedTemporaryFile(prefix="nearly-pool-")  # noqa: SIM115
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:

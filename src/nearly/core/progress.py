@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-
 Progress = Callable[[int, int, str], None]  # (done, total, what): what long work tells its watcher
 
 

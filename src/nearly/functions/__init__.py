@@ -77,7 +77,7 @@ METHODS = {
 
 RESOLVERS = {"functions": "nearly.functions.problems:resolve"}
 
-EXPORTS = {form: "nearly.functions.export:export" for form in ("c", "numpy", "jax", "stablehlo")}
+EXPORTS = dict.fromkeys(("c", "numpy", "jax", "stablehlo"), "nearly.functions.export:export")
 
 __getattr__, __all__ = attach(
     __name__,

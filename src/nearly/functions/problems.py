@@ -133,8 +133,8 @@ class Approximation(Problem):
         function = self.target
         if any(math.isinf(float(end)) for end in function.ends):
             raise InputError(
-                f"no range reduction is known for {function.name} over {' to '.join(function.domain)}"
-                ": give a finite --domain"
+                f"no range reduction is known for {function.name} over "
+                f"{' to '.join(function.domain)}: give a finite --domain"
             )
         return function
 

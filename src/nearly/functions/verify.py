@@ -30,6 +30,7 @@ from nearly.functions.reference import (
     reference,
     widened,
 )
+from nearly.functions.user import Compiled
 
 __all__ = ["Measured", "Proof", "measure", "prove"]
 
@@ -57,7 +58,7 @@ class Measured:
     points: int
 
 
-def measure(function: Function, program: Program) -> Measured:
+def measure(function: Function, program: Program | Compiled) -> Measured:
     """Search for the largest error of a program.
 
     **Arguments:**
@@ -75,7 +76,7 @@ def measure(function: Function, program: Program) -> Measured:
     Cost: 10 to 30 ms over the reals; in a machine format 50 ms, after about a second, once per
     function, for the truth.
     """
-    if program.format.is_real:
+    if isinstance(program, Program) and program.format.is_real:
         return _measure_real(function, program)
     if program.dtype != function.dtype:
         raise InputError(
@@ -338,7 +339,7 @@ def _root_mean_square(errors: np.ndarray) -> float:
 # -------------------------------------------------------------------------------- machine formats
 
 
-def _measure_machine(function: Function, program: Program) -> Measured:
+def _measure_machine(function: Function, program: Program | Compiled) -> Measured:
     patterns, x, high, low = _sample(function)
     errors = errors_at(function, high, low, program(x))
     worst = int(np.argmax(errors))
