@@ -120,10 +120,9 @@ def _real(function: Function, program: Program) -> Bound:
     lo, hi = function.interval
     digits = 64
     while True:
-        bound = bound_error(
-            function, [Piece(lo, hi, program)], expected=2.0**-digits, floor=2.0 ** (-1.5 * digits)
-        )
-        if bound.lower > 0 or digits >= 512:
+        floor = 2.0 ** (-1.5 * digits)
+        bound = bound_error(function, [Piece(lo, hi, program)], expected=2.0**-digits, floor=floor)
+        if bound.upper > floor or digits >= 512:
             return bound
         digits *= 2
 

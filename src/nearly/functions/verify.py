@@ -16,6 +16,7 @@ import numpy as np
 from flint import arb, ctx
 
 from nearly.core.errors import InputError, NotProven
+from nearly.core.store import Store, digest_of, file_digest, source_digest
 from nearly.functions.formats import Format
 from nearly.functions.function import Function
 from nearly.functions.oracle import exact
@@ -357,10 +358,15 @@ def _measure_machine(function: Function, program: Program | Compiled) -> Measure
 
 @lru_cache(maxsize=8)
 def _sample(function: Function) -> tuple[np.ndarray, ...]:
-    """Bit patterns, their numbers, and the truth at them."""
+    """Bit patterns, their numbers, and the truth at them, computed once and kept in the store."""
     patterns = _patterns(function)
-    high, low = _truths(function, patterns)
-    return patterns, numbers(function.format, patterns), high, low
+    place = (function.name, function.domain, function.dtype, file_digest(function.name))
+    digest = digest_of("truth of a scalar function", *place, patterns, source_digest())
+    assert digest is not None  # strings and numbers always have one
+    truth = Store().truth(
+        digest, lambda: dict(zip(("high", "low"), _truths(function, patterns), strict=True))
+    )
+    return patterns, numbers(function.format, patterns), truth["high"], truth["low"]
 
 
 def _patterns(function: Function) -> np.ndarray:
