@@ -72,6 +72,7 @@ METHODS = {
     ),
     "rational-even": _line("builders:rational_even", "cody-fraser-hart"),
     "table": _line("piecewise:table"),
+    "exponential-table": _line("piecewise:exponential_table"),
     "scaling": _line("scaling:scaling"),
 }
 

@@ -459,10 +459,8 @@ def _best(family: _Family, wanted: Values, naive: Values, reaches: Sequence[floa
     found = {naive: float(family.norms(family.floats(naive))[0])}
     goal = family.floats(wanted)
     for reach in reaches:
-        pending, seen = (
-            [tuple(family.formats[j].spacing(wanted[j]) for j in family.free)],
-            set[Values](),
-        )
+        pending = [tuple(family.formats[j].spacing(wanted[j]) for j in family.free)]
+        seen: set[Values] = set()
         while pending and len(seen) < _SPACINGS:
             steps = pending.pop(0)
             seen.add(steps)
