@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -306,7 +307,13 @@ def test_ctrl_c_shows_no_traceback(phase: str, own_folder: Path) -> None:
     sleepy.write_text(SLEEPY + ("wait()" if phase == "while a file is read" else ""))
     line = program("compare", ROOT, "--methods", f"{NEWTON},{sleepy}:wait", "--json", "--out", "o")
     with subprocess.Popen(
-        line, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        line,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it puts in the background deaf to Ctrl-C, and so are its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as child:
         while not (own_folder / "begun").exists():
             assert child.poll() is None, child.communicate()
