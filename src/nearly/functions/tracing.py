@@ -279,8 +279,6 @@ _SHAPE_ONLY = ("copy", "copy_p", "stop_gradient", "reduce_precision", "optimizat
 _RESHAPES = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims")
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
-_Value = Term | _Condition | bool
-
 
 def _trace_jax(function: Callable[[Any], Any]) -> Term:
     import jax
@@ -297,7 +295,7 @@ def _trace_jax(function: Callable[[Any], Any]) -> Term:
     return _term(outputs[0])
 
 
-def _interpret(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[_Value]) -> list[Any]:
+def _interpret(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
     values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
