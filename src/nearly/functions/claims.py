@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,9 +13,7 @@ from nearly.functions import polynomial, rational
 from nearly.functions.function import Function
 from nearly.functions.oracle import exact
 from nearly.functions.program import Program
-from nearly.functions.rounding import round_coefficients
-from nearly.functions.schemes import horner, paterson_stockmeyer, polynomial_program
-from nearly.functions.verify import measure
+from nearly.functions.schemes import paterson_stockmeyer, polynomial_program
 
 EXP2 = Function("exp2", ("0", "1"))
 
@@ -115,45 +112,3 @@ def rational_over_polynomial() -> float:
         float(polynomial.minimax(EXP2, n).error / rational.minimax(EXP2, n // 2, n // 2).error)
         for n in range(2, 13, 2)
     )
-
-
-@claim(
-    "fpminimax",
-    "lattice-rounding-beats-rounding-each-coefficient",
-    cost="medium",
-    expected=Expected(
-        "error with each coefficient rounded over that with lattice rounding, the smallest over "
-        "exp2, log2(1+x), erf, sin, atan and tanh in float32 on their reduced domains",
-        ">=",
-        1.0,
-        "derived: the lattice search starts from the rounded coefficients and keeps the better",
-    ),
-)
-def lattice_over_naive() -> float:
-    cases = (
-        ("exp2", ("-1/2", "1/2"), 5),
-        ("log2(1+x)", ("sqrt(1/2)-1", "sqrt(2)-1"), 9),
-        ("erf", ("0", "1"), 17),
-        ("sin", ("0", "pi/4"), 7),
-        ("atan", ("0", "1"), 21),
-        ("tanh", ("0", "1/2"), 9),
-    )
-    return min(
-        _naive_over_lattice(Function(name, domain, "float32", "relative"), degree)
-        for name, domain, degree in cases
-    )
-
-
-def _naive_over_lattice(function: Function, degree: int) -> float:
-    best = polynomial.minimax(function, degree).polynomial
-    register = function.format.computing
-    naive = tuple(map(register.round, best.coefficients))
-    lattice = round_coefficients(function, best.exponents, best.coefficients, centre=best.centre)
-    errors = [
-        measure(
-            replace(function, dtype="real"),
-            polynomial_program(horner, replace(best, coefficients=coefficients)),
-        ).error
-        for coefficients in (naive, lattice)
-    ]
-    return errors[0] / errors[1]
