@@ -1,0 +1,10 @@
+"""Finding programs: the best constants of a structure, and the structures themselves."""
+
+from nearly.core.lazy import attach
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "Tape": "nearly.functions.discovery.tape:Tape",
+    },
+)
