@@ -22,7 +22,6 @@ from nearly.functions.program import Builder, Program
 from nearly.functions.statement import ErrorStatement
 
 ELEMENTS = 1024  # of the longest type, in and out, 16 KiB: half of a small first-level cache
-UNROLLED = 4  # applications in one pass of XLA's loop, which reads and writes memory once
 SAMPLES = 31
 SAMPLE_SECONDS = 0.001  # within a scheduler's time slice: few samples are interrupted
 
@@ -175,11 +174,11 @@ def _jax(program: Program, x: np.ndarray) -> _Kernel:
 
     def body(_: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
         point, never = carried
-        for _ in range(UNROLLED):
-            value = function(point)
-            # The next argument depends on this value, so no pass can be left out or moved.
-            point = jnp.where(value == never, value, point)
-        return point, never
+        value = function(point)
+        # The next argument depends on this value, so no pass can be left out or moved. One
+        # application a pass: of several, XLA would fuse some kernels into one chain, whose latency
+        # counted, and others not.
+        return jnp.where(value == never, value, point), never
 
     @jax.jit
     def loop(count: Any, point: Any, never: Any) -> Any:
@@ -192,7 +191,7 @@ def _jax(program: Program, x: np.ndarray) -> _Kernel:
         with jax.enable_x64(wide):
             jax.block_until_ready(loop(np.int32(count), x, never))
 
-    return _Kernel(repeat, x.size * UNROLLED)
+    return _Kernel(repeat, x.size)
 
 
 def _numpy(program: Program, x: np.ndarray) -> _Kernel:
