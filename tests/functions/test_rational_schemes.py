@@ -6,7 +6,12 @@ import pytest
 
 from nearly.functions.program import Program
 from nearly.functions.rational import BestQuotient, Rational
-from nearly.functions.rational_schemes import continued_fraction, odd_quotient, two_horner
+from nearly.functions.rational_schemes import (
+    continued_fraction,
+    full_continued_fraction,
+    odd_quotient,
+    two_horner,
+)
 
 EXACT = {
     "add": lambda a, b: a + b,
@@ -101,3 +106,12 @@ def test_what_is_zero_but_for_rounding_costs_nothing():
     program = continued_fraction(noisy)
     assert program.cost.ops == 5
     assert abs(value(program, POINTS[0]) - exact(POINTS[0])) < Fraction(1, 2**250)
+
+
+def test_the_full_continued_fraction_saves_an_operation_at_odd_type_one_two():
+    # K x / (x^2 + d) is K / (x + d / x).
+    rational = Rational((Fraction(0), Fraction(3)), (Fraction(2), Fraction(0), Fraction(1)))
+    program = full_continued_fraction(rational)
+    assert [value(program, x) for x in POINTS] == [rational(x) for x in POINTS]
+    assert program.cost.ops == 3
+    assert continued_fraction(rational).cost.ops == 4

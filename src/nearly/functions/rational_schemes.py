@@ -70,6 +70,16 @@ def continued_fraction(rational: Rational) -> Program:
     return min(direct, inverse, key=lambda program: program.cost.ops)
 
 
+def full_continued_fraction(rational: Rational) -> Program:
+    """The continued fraction in z itself, also of an even or odd rational: K / (z + d / (z + …)).
+
+    Fewer operations than in z^2 for the lowest types: 1/2 takes three instead of four.
+    """
+    direct = _direct(*_as_it_is(rational))
+    inverse = _inverse(*_as_it_is(rational))
+    return min(direct, inverse, key=lambda program: program.cost.ops)
+
+
 def _direct(
     builder: Builder,
     z: Node,
@@ -190,6 +200,12 @@ def _reduced(rational: Rational) -> _Reduced:
         _dense({(e - offset) // step: c for e, c in above.items()}),
         _dense({e // step: c for e, c in below.items()}),
     )
+
+
+def _as_it_is(rational: Rational) -> _Reduced:
+    builder = Builder()
+    z = builder.x - rational.centre if rational.centre else builder.x
+    return _Reduced(builder, z, z, 0, rational.numerator, rational.denominator)
 
 
 def _dense(coefficients: Mapping[int, Fraction]) -> tuple[Fraction, ...]:
