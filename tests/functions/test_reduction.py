@@ -38,6 +38,7 @@ DEGREES = {
     "tan": (4, 4),
     "atan": (16,),
     "asin": (10,),
+    "acos": (10,),
     "tanh": (10, 5),
     "sinh": (8, 5),
     "cosh": (5,),
@@ -115,7 +116,7 @@ def _true(truth, name: str, point: float):
     """The true value, infinite at a pole, None where there is none."""
     if name in ("log", "log2", "log10", "sqrt", "rsqrt") and point < 0:
         return None
-    if name == "asin" and abs(point) > 1:
+    if name in ("asin", "acos") and abs(point) > 1:
         return None
     if point == 0 and name in ("log", "log2", "log10", "rsqrt"):
         return mpmath.inf if name == "rsqrt" else -mpmath.inf
@@ -213,6 +214,14 @@ SPECIAL = {
         (1.5, NAN),
         (1.0, math.pi / 2),
         (-1e-45, -1e-45),
+    ],
+    "acos": [
+        (1.0, 0.0),
+        (-1.0, math.pi),
+        (0.0, math.pi / 2),
+        (-0.0, math.pi / 2),
+        (INF, NAN),
+        (-1.5, NAN),
     ],
     "tanh": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (1e-45, 1e-45), (9.5, 1.0)],
     "sinh": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -INF), (90.0, INF), (-90.0, -INF)],

@@ -22,7 +22,7 @@ from nearly.functions.function import Function
 from nearly.functions.reduction.error_function import erf
 from nearly.functions.reduction.exponential import exponential
 from nearly.functions.reduction.hyperbolic import cosh, expm1, sigmoid, sinh, tanh
-from nearly.functions.reduction.inverse import asin, atan
+from nearly.functions.reduction.inverse import acos, asin, atan
 from nearly.functions.reduction.logarithm import logarithm
 from nearly.functions.reduction.root import cbrt, rsqrt, sqrt
 from nearly.functions.reduction.scheme import Reduction
@@ -59,6 +59,7 @@ FAMILIES: Mapping[str, Family] = {
     "tan": _symmetric(trigonometric, Fraction(11, 14)),
     "atan": _symmetric(atan, 1),
     "asin": _symmetric(asin, Fraction(1, 2)),
+    "acos": _symmetric(acos, Fraction(1, 2)),
     "tanh": _symmetric(tanh, 1),
     "sinh": _symmetric(sinh, 1),
     "cosh": _symmetric(cosh, 1),

@@ -1,17 +1,28 @@
-"""atan and asin over a whole format.
+"""atan, asin and acos over a whole format.
 
 atan: up to 1, t = x; above, t = -1/a and base pi/2 (a = |x|, the sign given back at the end). With
 A(t) = atan(t)/t - 1,
 
     atan a = base + t + t A(t),   high = base + t,   low = (base - high) + t,
 
-and `low` and the last bits of pi/2 join the small term: the sum is rounded once at full size.
+and `low` and the last bits of pi/2 join the small term: the sum is rounded once at full size. The
+division has its two operands selected, not its result: a compiler that finds a division whose
+result may be unused makes it a branch, and no longer works on several elements at once.
 
-asin: up to 1/2, x + x^3 A(x) with A(t) = (asin t - t)/t^3; above, with z = (1 - a)/2 and
-s = sqrt z, asin a = pi/2 - 2 (s + s z A(s)). s = d + c, d in half the bits so that d^2 is exact and
-c = (z - d^2)/(s + d) is what s lacks: half an ULP of the result, otherwise.
+asin and acos: up to 1/2, t = s = a (for acos, -x); above, t = w = sqrt v with v = 2 (1 - a), for
+acos with the sign of x, and s = w/2. With A(s) = (asin s - s)/s^3,
 
-Exact steps: z; 2d, d^2 and z - d^2 (multiples of one last place, cancelling); `low` by Fast2Sum.
+    asin a = t + t s^2 A(s)   or   pi/2 - (t + t s^2 A(s)),
+    acos x = base + t + t s^2 A(s),   base = pi/2, 0 or pi.
+
+w is rounded, which counts half an ULP of the result beside the last sum's. Most of it is brought
+back: with w = h + l, h in half the bits, r = v - w^2 = (v - h^2) - l (w + h) to many digits, and w
+lacks r/(2w), for which a straight line in the place of 1/(2w) is enough: it is right to 7 % where
+w >= 0.56, and too small below, where asin x > 1 has a coarser last place, and where acos x = w
+but for less and less, whose error then is the root's and nothing else. Beyond 1 the root is NaN,
+and so is all that follows.
+
+Exact steps: v; h^2 and v - h^2 (multiples of one last place, cancelling); `low` by Fast2Sum.
 """
 
 from __future__ import annotations
@@ -23,6 +34,9 @@ from nearly.functions.program import Builder, Node, Program
 from nearly.functions.reduction.layout import Layout, give_sign, keep_tiny, layout, real
 from nearly.functions.reduction.scheme import Reduction
 
+# 1/(2w) ~ first - slope w for w from 0.56 to 1.
+FIRST, SLOPE = Fraction(43, 32), Fraction(27, 32)
+
 
 def atan(function: Function) -> Reduction:
     """The reduction of atan."""
@@ -33,55 +47,91 @@ def atan(function: Function) -> Reduction:
         b = Builder(function.dtype)
         size = b.abs(b.x)
         is_far = b.lt(1, size)
-        head, rest = _right_angle(place)
-        t = b.select(is_far, b.div(-1, size), size)
+        head, rest = _in_two(place, "pi/2")
+        numerator = b.select(is_far, b.constant(Fraction(-1)), size)
+        t = b.div(numerator, b.select(is_far, size, b.constant(Fraction(1))))
         base = b.select(is_far, b.constant(head), b.constant(Fraction(0)))
         base_rest = b.select(is_far, b.constant(rest), b.constant(Fraction(0)))
         result = _sum(b, base, t, b.fma(t, b.inline(program, t), base_rest))
         signed = give_sign(b, place, result, b.x)
         return b.program(keep_tiny(b, place, size, b.x, signed))
 
-    return Reduction(function, (core,), wrap, bound=1.25)
+    return Reduction(function, (core,), wrap)
 
 
 def asin(function: Function) -> Reduction:
     """The reduction of asin."""
     place = layout(function)
-    core = Function("(asin(x)-x)/x^3", ("-1/2", "1/2"), function.dtype, "absolute")
 
     def wrap(program: Program) -> Program:
         b = Builder(function.dtype)
         size = b.abs(b.x)
         is_far = b.lt(Fraction(1, 2), size)
-        z = b.mul(b.sub(1, size), Fraction(1, 2))
-        s = b.sqrt(z)
-        t = b.select(is_far, s, size)
-        square = b.select(is_far, z, b.mul(size, size))
-        curved = b.mul(b.mul(t, square), b.inline(program, t))
-        near = b.add(size, curved)
-        far = _complement(b, place, z, s, curved)
-        signed = give_sign(b, place, b.select(is_far, far, near), b.x)
-        valid = b.select(b.le(size, 1), signed, b.constant(float("nan")))
-        return b.program(keep_tiny(b, place, size, b.x, valid))
+        v = _double_complement(b, size)
+        w = b.sqrt(v)
+        curved = _curved(b, program, is_far, size, w)
+        head, rest = _in_two(place, "pi/2")
+        small = b.sub(rest, _with_lost(b, place, v, w, curved, b.constant(FIRST)))
+        far = _sum(b, b.constant(head), b.neg(w), small)
+        result = b.select(is_far, far, b.add(size, curved))
+        return b.program(keep_tiny(b, place, size, b.x, give_sign(b, place, result, b.x)))
 
-    return Reduction(function, (core,), wrap)
+    return Reduction(function, (_arc_core(function),), wrap)
 
 
-def _complement(b: Builder, place: Layout, z: Node, s: Node, curved: Node) -> Node:
-    """pi/2 - 2 (sqrt z + curved)."""
-    d = b.from_bits(b.iand(b.bits(s), -1 << (place.precision // 2)))
-    # z = 0 must not divide 0 by 0; any other z is so large that this constant vanishes.
-    divisor = b.add(b.add(s, d), Fraction(1, 2 ** (3 * place.precision)))
-    c = b.div(b.sub(z, b.mul(d, d)), divisor)
-    head, rest = _right_angle(place)
-    return _sum(b, b.constant(head), b.mul(d, -2), b.fma(b.add(c, curved), -2, rest))
+def acos(function: Function) -> Reduction:
+    """The reduction of acos."""
+    place = layout(function)
+
+    def wrap(program: Program) -> Program:
+        b = Builder(function.dtype)
+        size = b.abs(b.x)
+        is_far, is_negative = b.lt(Fraction(1, 2), size), b.lt(b.x, 0)
+        v = _double_complement(b, size)
+        w = give_sign(b, place, b.sqrt(v), b.x)
+        near = b.neg(b.x)
+        curved = _curved(b, program, is_far, near, w)
+        first = b.select(is_negative, b.constant(-FIRST), b.constant(FIRST))
+        small = b.select(is_far, _with_lost(b, place, v, w, curved, first), curved)
+        quarter, half = _in_two(place, "pi/2"), _in_two(place, "pi")
+
+        def base(part: int) -> Node:
+            far = b.select(is_negative, b.constant(half[part]), b.constant(Fraction(0)))
+            return b.select(is_far, far, b.constant(quarter[part]))
+
+        t = b.select(is_far, w, near)
+        return b.program(_sum(b, base(0), t, b.add(small, base(1))))
+
+    return Reduction(function, (_arc_core(function),), wrap)
 
 
-def _right_angle(place: Layout) -> tuple[Fraction, Fraction]:
-    """pi/2 and what its rounding leaves."""
-    quarter = real("pi/2")
-    head = place.register.round(quarter)
-    return head, place.register.round(quarter - head)
+def _arc_core(function: Function) -> Function:
+    return Function("(asin(x)-x)/x^3", ("-1/2", "1/2"), function.dtype, "absolute")
+
+
+def _double_complement(b: Builder, size: Node) -> Node:
+    return b.mul(b.sub(1, size), 2)
+
+
+def _curved(b: Builder, core: Program, is_far: Node, near: Node, w: Node) -> Node:
+    """t s^2 A(s)."""
+    t = b.select(is_far, w, near)
+    s = b.select(is_far, b.mul(w, Fraction(1, 2)), near)
+    return b.mul(b.mul(t, b.mul(s, s)), b.inline(core, s))
+
+
+def _with_lost(b: Builder, place: Layout, v: Node, w: Node, small: Node, first: Node) -> Node:
+    """`small` and what w lacks of a root of v; `first` has the sign of w."""
+    h = b.from_bits(b.iand(b.bits(w), -1 << (place.precision // 2)))
+    lost = b.sub(b.sub(v, b.mul(h, h)), b.mul(b.sub(w, h), b.add(w, h)))
+    return b.fma(lost, b.sub(first, b.mul(w, SLOPE)), small)
+
+
+def _in_two(place: Layout, angle: str) -> tuple[Fraction, Fraction]:
+    """An angle as a number of the format and what its rounding leaves."""
+    exact = real(angle)
+    head = place.register.round(exact)
+    return head, place.register.round(exact - head)
 
 
 def _sum(b: Builder, base: Node, first: Node, small: Node) -> Node:
