@@ -23,7 +23,7 @@ class Draft(NamedTuple):
     **Arguments:**
 
     - `operations`, `left`, `right`: as in a `Tape`, though operands may be later instructions.
-    - `values`: (capacity,) constants; the first `count[0]` are in use.
+    - `values`: (capacity,) constants; the first `used[0]` are in use.
     - `uses`: (n,) at least how often each instruction is an operand.
     """
 
@@ -31,7 +31,7 @@ class Draft(NamedTuple):
     left: np.ndarray
     right: np.ndarray
     values: np.ndarray
-    count: np.ndarray
+    used: np.ndarray
     uses: np.ndarray
 
 
@@ -186,9 +186,9 @@ def fold(draft, j, value):
 @no_type_check
 def invented(draft, value):
     """The operand of a new constant."""
-    draft.values[draft.count[0]] = value
-    draft.count[0] += 1
-    return np.int16(-1 - draft.count[0])
+    draft.values[draft.used[0]] = value
+    draft.used[0] += 1
+    return np.int16(-1 - draft.used[0])
 
 
 @compiled
