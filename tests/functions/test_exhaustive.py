@@ -11,7 +11,7 @@ import pytest
 
 from nearly.core.errors import InputError, MissingDependency, UnknownName
 from nearly.functions.compiler import find_compiler
-from nearly.functions.exhaustive import FLAGS, check, check_library, exhaustive
+from nearly.functions.exhaustive import FLAGS, _candidates, check, check_library, exhaustive
 from nearly.functions.function import Function
 from nearly.functions.program import Builder, Program
 
@@ -99,6 +99,39 @@ def test_part_of_the_inputs_is_called_a_part() -> None:
     (found,) = exhaustive(function, root("float32"), "jax", ("jit",), every=4)
     assert 0 < found.count < found.total
     assert not found.complete
+
+
+def test_patience_ends_after_the_chunk_that_exceeds_it() -> None:
+    function = Function("x", ("0.01", "0.1"), "float32", "ulp")
+    b = Builder("float32")
+    wrong = b.program(b.select(b.lt(b.x, Fraction(1, 64)), b.x, b.x + b.x))
+    (hasty,) = exhaustive(function, wrong, "numpy", patience=3)
+    (thorough,) = exhaustive(function, wrong, "numpy")
+    assert thorough.complete
+    assert not hasty.complete
+    assert 3 < hasty.failures < thorough.failures
+    (content,) = exhaustive(function, wrong, "numpy", patience=thorough.failures)
+    assert content.complete
+
+
+def test_unfused_is_eager_bit_for_bit() -> None:
+    # x*x - c: contracted, the difference shows the rounding error of the product.
+    b = Builder("float32")
+    program = b.program(b.sub(b.mul(b.x, b.x), Fraction(3, 2)))
+    eager, unfused = (_candidates(program, "jax", (mode,))[mode] for mode in ("eager", "unfused"))
+    x = np.linspace(1.2, 1.25, 4099, dtype=np.float32)
+    assert eager(x).tobytes() == unfused(x).tobytes()
+    assert eager(x).tobytes() == program(x).tobytes()
+
+
+def test_of_equal_errors_the_input_nearest_to_zero_is_reported() -> None:
+    b = Builder("float16")
+    far = b.program(b.x + b.x)
+    function = Function("x", ("-4", "4"), "float16", "ulp")
+    (found,) = exhaustive(function, far, "numpy")
+    # |2x - x| over the spacing at x is largest where all bits of the significand are ones.
+    assert found.worst_input == 2**-13 * (1 - 2**-11)
+    assert found.worst_ulp == 2**11 - 1
 
 
 def test_wrong_arguments() -> None:
