@@ -37,7 +37,7 @@ def extrema_of(space: Space, fit: Fit, reference: Sequence[Point], density: int)
         inside = [point.x for point in reference if point.piece == piece]
         points = [Point(x, piece) for x in _grid(piece, inside, density)]
         values = [curve(space, fit, point) for point in points]
-        found += _peaks(points, values, lambda point: curve(space, fit, point))
+        found += peaks(points, values, lambda point: curve(space, fit, point))
     return found
 
 
@@ -51,9 +51,10 @@ def _grid(piece: Piece, inside: Sequence[arb], density: int) -> list[arb]:
     return [arb(0) if bool(abs(x) < tiny) and bool(low * high < 0) else x for x in (*grid, high)]
 
 
-def _peaks(
+def peaks(
     points: Sequence[Point], values: Sequence[arb], curve: Callable[[Point], arb]
 ) -> Iterator[Extremum]:
+    """The local extrema of a curve that was sampled at ascending points, refined between them."""
     last = len(points) - 1
     for i, value in enumerate(values):
         sign = 1 if bool(value > 0) else -1
