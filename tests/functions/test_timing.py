@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_emit import needs_compiler
 
 from nearly.core.errors import InputError, UnknownName
 from nearly.functions.program import Builder, Program
-from nearly.functions.timing import _ranks_outside, ratio, seconds_per_element
+from nearly.functions.timing import _ranks_outside, compare_jax, ratio, seconds_per_element
 
 
 def horner(degree: int, dtype: str = "float32") -> Program:
@@ -52,6 +53,15 @@ def test_numpy_is_timed_too() -> None:
     points = np.linspace(0, 1, 100)
     timing = seconds_per_element(horner(4), "numpy", points)
     assert 1e-10 < timing.median < 1e-4
+
+
+def test_two_jax_functions_of_anybody() -> None:
+    x = np.linspace(0.5, 1, 100)
+    found = compare_jax(lambda x: jnp.sin(x) / (1 + jnp.cos(x)), jnp.sqrt, x, pairs=11)
+    assert 1 < found.ratio.low <= found.ratio.median <= found.ratio.high
+    assert found.first.median > found.second.median > 0
+    with pytest.raises(InputError, match="use 6"):
+        compare_jax(jnp.sin, jnp.cos, x, pairs=3)
 
 
 @needs_compiler
