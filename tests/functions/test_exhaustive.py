@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from nearly.core.errors import InputError, MissingDependency, UnknownName
+from nearly.functions.candidates import candidates
 from nearly.functions.compiler import find_compiler
-from nearly.functions.exhaustive import FLAGS, _candidates, check, check_library, exhaustive
+from nearly.functions.exhaustive import FLAGS, check, check_library, exhaustive
 from nearly.functions.function import Function
 from nearly.functions.program import Builder, Program
 
@@ -118,7 +119,7 @@ def test_unfused_is_eager_bit_for_bit() -> None:
     # x*x - c: contracted, the difference shows the rounding error of the product.
     b = Builder("float32")
     program = b.program(b.sub(b.mul(b.x, b.x), Fraction(3, 2)))
-    eager, unfused = (_candidates(program, "jax", (mode,))[mode] for mode in ("eager", "unfused"))
+    eager, unfused = (candidates(program, "jax", (mode,))[mode] for mode in ("eager", "unfused"))
     x = np.linspace(1.2, 1.25, 4099, dtype=np.float32)
     assert eager(x).tobytes() == unfused(x).tobytes()
     assert eager(x).tobytes() == program(x).tobytes()
@@ -132,6 +133,18 @@ def test_of_equal_errors_the_input_nearest_to_zero_is_reported() -> None:
     # |2x - x| over the spacing at x is largest where all bits of the significand are ones.
     assert found.worst_input == 2**-13 * (1 - 2**-11)
     assert found.worst_ulp == 2**11 - 1
+
+
+def test_near_a_zero_the_error_is_absolute() -> None:
+    # 2^-12 off everywhere: 1/4 of an ULP of float16 at 1, and no more where x is smaller.
+    def off(x: np.ndarray) -> np.ndarray:
+        return (x.astype(np.float32) + np.float32(2**-12)).astype(np.float32)
+
+    function = Function("x", ("0", "2"), "float16", "ulp")
+    (found,) = check(function, {"off": off}, least=1.0)
+    assert found.worst_ulp == 0.25
+    (relative,) = check(function, {"off": off})
+    assert relative.worst_ulp == 2**12
 
 
 def test_wrong_arguments() -> None:

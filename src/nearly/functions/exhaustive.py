@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import math
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numba
 import numpy as np
 from numba.extending import intrinsic
 
-from nearly.core.errors import InputError, NotProven, UnknownName
-from nearly.functions.compiler import array_function, shared_object
-from nearly.functions.emit import ErrorStatement, emit
+from nearly.core.errors import InputError, NotProven
+from nearly.functions.candidates import FLAGS, Values, candidates, scalar_function
 from nearly.functions.formats import Format
 from nearly.functions.function import Function
 from nearly.functions.program import Program
@@ -31,17 +29,10 @@ from nearly.functions.reference import (
     widened,
 )
 
-Values = Callable[[np.ndarray], np.ndarray]
+__all__ = ["FLAGS", "Exhaustive", "check", "check_library", "exhaustive"]
+
 Progress = Callable[[int, int], None]
 
-# What a user may plausibly compile with: no contraction is possible under the last.
-FLAGS: Mapping[str, tuple[str, ...]] = {
-    "-O2": ("-O2",),
-    "-O3 -march=native -ffp-contract=fast": ("-O3", "-march=native", "-ffp-contract=fast"),
-    "-O2 -mno-fma": ("-O2", "-mno-fma"),
-}
-# Without its optimizer LLVM contracts nothing: each operation is rounded on its own.
-UNFUSED = {"xla_backend_optimization_level": 0}
 CHUNK = 1 << 20
 BLOCK = 2048
 KEPT = 8  # worst inputs kept per chunk, to be computed again in ball arithmetic
@@ -122,10 +113,10 @@ def exhaustive(
             f"the program computes in {program.dtype}, the function is asked for in "
             f"{function.dtype}: use program.in_format({function.dtype!r})"
         )
-    candidates = _candidates(program, form, flags)
+    tried = candidates(program, form, flags)
     return check(
         function,
-        candidates,
+        tried,
         tolerance=tolerance,
         every=every,
         workers=workers,
@@ -155,7 +146,7 @@ def check_library(
         raise InputError(f"cannot load {path}: {error}") from None
     except AttributeError:
         raise InputError(f"{path} has no symbol {symbol!r}; is it static or mangled?") from None
-    values = _scalar_function(entry, function.format)
+    values = scalar_function(entry, function.format)
     (result,) = check(
         function,
         {f"{Path(path).name}:{symbol}": values},
@@ -169,27 +160,32 @@ def check_library(
 
 def check(
     function: Function,
-    candidates: Mapping[str, Values],
+    values: Mapping[str, Values],
     *,
     tolerance: float = 1.0,
     every: int = 1,
     workers: int = 2,
     progress: Progress | None = None,
     patience: float = math.inf,
+    least: float = 0.0,
 ) -> tuple[Exhaustive, ...]:
-    """Try every input on functions of NumPy arrays; see `exhaustive`."""
+    """Try every input on functions of NumPy arrays; see `exhaustive`.
+
+    An ULP is not taken smaller than at `least`: near a zero of the function the error is absolute.
+    """
     begun = time.perf_counter()
+    emin = max(function.format.emin, math.frexp(least)[1] - 1) if least else function.format.emin
     truth = reference(function)
     chunks = [
         (start, min(start + CHUNK, stop))
         for first, stop in truth.ranges
         for start in range(first, stop, CHUNK)
     ][::every]
-    done, failures = 0, np.zeros(len(candidates), np.int64)
+    done, failures = 0, np.zeros(len(values), np.int64)
     found: list[list[_Found]] = []
     # The largest error seen so far: what lies below it for certain need not be kept.
-    floors = [np.zeros(1) for _ in candidates]
-    work = partial(_try_chunk, truth, candidates, floors, tolerance)
+    floors = [np.zeros(1) for _ in values]
+    work = partial(_try_chunk, truth, values, floors, tolerance, emin)
     with ThreadPoolExecutor(workers) as pool:
         try:
             for chunk, result in zip(chunks, pool.map(work, chunks), strict=True):
@@ -205,8 +201,8 @@ def check(
             pool.shutdown(cancel_futures=True)
             raise
     return tuple(
-        _summary(function, [f[i] for f in found], flags, done, truth.count, tolerance, begun)
-        for i, flags in enumerate(candidates)
+        _summary(function, [f[i] for f in found], flags, done, truth.count, tolerance, least, begun)
+        for i, flags in enumerate(values)
     )
 
 
@@ -224,9 +220,10 @@ class _Found:
 
 def _try_chunk(
     truth: Reference,
-    candidates: Mapping[str, Values],
+    values: Mapping[str, Values],
     floors: Sequence[np.ndarray],
     tolerance: float,
+    emin: int,
     chunk: tuple[int, int],
 ) -> list[_Found]:
     start, stop = chunk
@@ -234,8 +231,8 @@ def _try_chunk(
     exact, doubt = np.empty(x.size), np.empty(x.size)
     truth.fill(_single(x), start, exact, doubt)
     return [
-        _compare_chunk(truth.format, start, _single(f(x)), exact, doubt, tolerance, floor)
-        for f, floor in zip(candidates.values(), floors, strict=True)
+        _compare_chunk(truth.format, start, _single(f(x)), exact, doubt, tolerance, emin, floor)
+        for f, floor in zip(values.values(), floors, strict=True)
     ]
 
 
@@ -251,12 +248,13 @@ def _compare_chunk(
     exact: np.ndarray,
     doubt: np.ndarray,
     tolerance: float,
+    emin: int,
     floor: np.ndarray,
 ) -> _Found:
     worst, bounds = np.full(KEPT, -1, np.int64), np.full(KEPT, floor[0])
     doubtful = np.empty(1 << 12, np.int64)
     failures, undecided, seen = _compare(
-        y, exact, exact.view(np.int64), doubt, start, format.precision, format.emin, format.emax,
+        y, exact, exact.view(np.int64), doubt, start, format.precision, emin, format.emax,
         float(format.largest), tolerance, worst, bounds, doubtful,
     )  # fmt: skip
     floor[0] = max(floor[0], seen)  # a lost update between threads only costs time
@@ -364,6 +362,7 @@ def _summary(
     count: int,
     total: int,
     tolerance: float,
+    least: float,
     begun: float,
 ) -> Exhaustive:
     bounds = np.concatenate([f.bounds for f in found])
@@ -375,83 +374,13 @@ def _summary(
         if bounds[k] < worst or math.isinf(worst):
             break
         x = float(inputs[k])
-        error = error_in_ulps(function, x, float(values[k]))
+        error = error_in_ulps(function, x, float(values[k]), least)
         if error > worst or (error == worst and (abs(x), -x) < (abs(where), -where)):
             worst, where = error, x
     failures = sum(f.failures for f in found)
     for f in found:
         points = widened(numbers(function.format, f.doubtful))
         pairs = zip(points.tolist(), f.doubtful_values.tolist(), strict=True)
-        failures += sum(error_in_ulps(function, x, y) > tolerance for x, y in pairs)
+        failures += sum(error_in_ulps(function, x, y, least) > tolerance for x, y in pairs)
     seconds = time.perf_counter() - begun
     return Exhaustive(worst, where, count, total, failures, seconds, flags)
-
-
-def _candidates(program: Program, form: str, flags: Sequence[str] | None) -> dict[str, Values]:
-    makers = {"c": _compiled, "numpy": _interpreted, "jax": _traced}
-    if form not in makers:
-        raise UnknownName("form", form, makers)
-    return makers[form](program, flags)
-
-
-def _compiled(program: Program, flags: Sequence[str] | None) -> dict[str, Values]:
-    header = ErrorStatement("MEASURED", "candidate", "every input", "being tried", "exhaustive")
-    source = emit(program, "c", name="candidate", header=header)
-    chosen = list(FLAGS) if flags is None else flags
-    return {
-        text: array_function(
-            shared_object(source, tuple(shlex.split(text))), "candidate_array", program.format
-        )
-        for text in chosen
-    }
-
-
-def _interpreted(program: Program, flags: Sequence[str] | None) -> dict[str, Values]:
-    if flags is not None:
-        raise InputError("the numpy form has no flags: leave them out")
-    return {"numpy": program}
-
-
-def _traced(program: Program, flags: Sequence[str] | None) -> dict[str, Values]:
-    import jax
-
-    from nearly.functions.emit_jax import to_jax
-
-    eager = to_jax(program)
-    modes: dict[str, Callable[[Any], Any]] = {
-        "jit": jax.jit(eager),
-        "unfused": jax.jit(eager, compiler_options=UNFUSED),
-        "eager": eager,
-    }
-    chosen = ("jit", "unfused") if flags is None else flags
-    for mode in chosen:
-        if mode not in modes:
-            raise UnknownName("mode of the jax form", mode, modes)
-    return {mode: _to_numpy(modes[mode]) for mode in chosen}
-
-
-def _to_numpy(function: Callable[[Any], Any]) -> Values:
-    return lambda x: np.asarray(function(x))
-
-
-def _scalar_function(entry: Any, format: Format) -> Values:
-    """A C function of one number as a function of arrays: a loop over its address."""
-    address = ctypes.cast(entry, ctypes.c_void_p).value or 0
-    if format.bits == 16:
-        kind, storage = ctypes.c_uint16, np.dtype(np.uint16)
-    else:
-        kind, storage = ctypes.c_float, np.dtype(np.float32)
-    call = ctypes.CFUNCTYPE(kind, kind)(address)
-
-    @numba.njit(nogil=True)
-    @no_type_check
-    def loop(x, y):
-        for i in range(x.size):
-            y[i] = call(x[i])
-
-    def values(x: np.ndarray) -> np.ndarray:
-        y = np.empty(x.size, storage)
-        loop(np.ascontiguousarray(x).view(storage), y)
-        return y.view(format.dtype)
-
-    return values

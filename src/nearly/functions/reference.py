@@ -246,11 +246,12 @@ def truth_at(function: Function, x: float) -> float:
     return float(function.oracle.table(np.array([x]))[0][0])
 
 
-def error_in_ulps(function: Function, x: float, y: float) -> float:
+def error_in_ulps(function: Function, x: float, y: float, least: float = 0.0) -> float:
     """|y - f(x)| over the format's spacing at f(x), by ball arithmetic; for a number y.
 
-    0 where both are NaN, or where the truth rounds to the infinity y; infinite where only one is
-    NaN or an infinity is wrong. An infinity counts as the number after the largest.
+    The spacing is not taken smaller than at `least`. 0 where both are NaN, or where the truth
+    rounds to the infinity y; infinite where only one is NaN or an infinity is wrong. An infinity
+    counts as the number after the largest.
     """
     format = function.format
     truth = _settled(function, x)
@@ -269,7 +270,8 @@ def error_in_ulps(function: Function, x: float, y: float) -> float:
             return (
                 float((largest + top - abs(truth)) / top) if abs(truth) < largest + top / 2 else 0.0
             )
-        return nearest(abs(arb(y) - truth) / arb(spacing_at(format, abs(truth).mid())))
+        size = abs(truth).mid().max(arb(least))
+        return nearest(abs(arb(y) - truth) / arb(spacing_at(format, size)))
 
 
 def errors_at(
