@@ -11,8 +11,12 @@ wrong way: 2 2^-k is taken one last place too small. a is held where tanh rounds
 
 sinh and cosh: e^a = 2^k (1 + s) and e^-a = 2^-k / (1 + s), so 2^(1-k) times them is
 1 + (s -+ q), q = 2^-2k / (1 + s), the tail of s and q added first; sinh up to 1 is odd and small,
-a + a^3 q(a). expm1 is 2^k - 1 + 2^k s, with the error of the first sum. sigmoid is
-1/(1 + e^-a), times e^-a for negative x: three roundings, 2 ULP.
+a + a^3 q(a). expm1 is 2^k - 1 + 2^k s, the error of the first sum added to the tail.
+
+sigmoid(-a) = 2^-k / D, D = 1 + 2^-k + s, and sigmoid(a) = 1 - sigmoid(-a). A rounded D, and then a
+rounded quotient, would be two roundings of the result's size: 1.5 ULP. So D = c + l with c the
+leading half of its bits, y is the leading half of the quotient 1/c, d = 1 - y c - y l (y c is
+exact, d below 2^(2-p/2)), and 1/D = y + y (d + d^2), rounded once.
 
 Exact steps: 2a, -k, k*L1, x - k*L1 and powers of two as in `exponential`; d - 2 2^-k (both are
 multiples of d's last place and the difference is smaller); 1 + 2^-k is rounded only for k >= p,
@@ -149,7 +153,7 @@ def expm1(function: Function) -> Reduction:
         tiny = b.lt(b.abs(b.x), Fraction(1, 2 ** (place.precision + 1)))
         return b.program(b.select(tiny, b.x, b.select(fits, result, huge)))
 
-    return Reduction(function, (_exponential_core(function),), wrap, bound=1.25)
+    return Reduction(function, (_exponential_core(function),), wrap)
 
 
 def sigmoid(function: Function) -> Reduction:
@@ -161,23 +165,33 @@ def sigmoid(function: Function) -> Reduction:
         # From here on the result is 0, or at least below the format's numbers.
         smallest = place.unit + 3 if place.has_subnormals else -place.register.emin - 1
         least = Fraction(int(smallest / real(EXP.binary)))
-        shifted, parts = _argument(b, place, b.neg(_at_most(b, b.abs(b.x), least)))
-        grown = b.add(1, b.add(*less_one(b, EXP, parts, core)))
+        shifted, parts = _argument(b, place, _at_most(b, b.abs(b.x), least))
         power = b.ishl(b.bits(shifted), place.mantissa)
-        # e^-a only counts beside 1 while it is far from subnormal: else 0 serves.
-        plain = b.iadd(b.bits(grown), power)
-        small = b.from_bits(b.select(b.lt(plain, place.hidden), b.constant(0), plain))
-        is_negative = b.lt(b.x, 0)
-        numerator = b.select(is_negative, grown, b.constant(Fraction(1)))
-        quotient = b.bits(b.div(numerator, b.add(1, small)))
-        scaled = b.iadd(quotient, b.select(is_negative, power, b.constant(0)))
+        inverse = b.isub(_one(place), power)
+        small = b.from_bits(b.select(b.lt(inverse, 0), b.constant(0), inverse))
+        reciprocal = _reciprocal_of_sum(b, place, small, *less_one(b, EXP, parts, core))
+        scaled = b.isub(b.bits(reciprocal), power)
         if place.has_subnormals:
             gradual = subnormal_bits(b, place, scaled)
             scaled = b.select(b.lt(scaled, place.hidden), gradual, scaled)
-        is_number = b.eq(b.x, b.x)
-        return b.program(b.select(is_number, b.from_bits(scaled), b.x))
+        rest = b.sub(1, b.mul(reciprocal, small))
+        return b.program(b.select(b.lt(b.x, 0), b.from_bits(scaled), rest))
 
-    return Reduction(function, (_exponential_core(function),), wrap, bound=2.25)
+    return Reduction(function, (_exponential_core(function),), wrap)
+
+
+def _reciprocal_of_sum(b: Builder, place: Layout, power: Node, head: Node, tail: Node) -> Node:
+    """1/(1 + power + head + tail), rounded once: power = 2^-k, |head| < 1/2."""
+    divisor = _cut(b, place, b.add(b.add(1, power), b.add(head, tail)))
+    left = b.add(b.add(b.add(b.sub(1, divisor), power), head), tail)
+    guess = _cut(b, place, b.div(1, divisor))
+    d = b.sub(b.sub(1, b.mul(guess, divisor)), b.mul(guess, left))
+    return b.fma(guess, b.fma(d, d, d), guess)
+
+
+def _cut(b: Builder, place: Layout, value: Node) -> Node:
+    """The leading half of the bits."""
+    return b.from_bits(b.iand(b.bits(value), -1 << (place.precision - place.precision // 2)))
 
 
 def _exponential_core(function: Function) -> Function:

@@ -1,4 +1,4 @@
-"""log2, log, log10 over a whole format.
+"""log2, log, log10 and log1p over a whole format.
 
 x = 2^e m with m in [2/3, 4/3), f = m - 1, and log_B(x) = e log_B(2) + log_B(1 + f), where
 
@@ -19,6 +19,17 @@ bend*f, for f is a multiple of 2^-p below 1/3; e*L1, L1 = log_B(2) in p - bits(e
 without e L2, since e = 0 or |e L1| > |lead f| (Fast2Sum). It is written `e L1 - high` because XLA
 simplifies `high - e L1`.
 
+log1p: the exponent e is that of 1 + x rounded, so that 1 + x = 2^e (1 + f) with f in [-1/4, 1/2),
+
+    f = x 2^-e + (2^-e - 1),
+
+and f is exact: for e = 0 it is x itself, so that tiny x keep their accuracy; for e = 1 the two
+terms are within a factor of two (this is why the interval ends at 1/2); otherwise f is smaller than
+x 2^-e and a multiple of its last place. (The usual way takes f from 1 + x rounded and adds the
+rounding error divided by 1 + x.) 2^-e - 1 is rounded for e > p, where f has no such bits. 2^-e is
+computed as 4 2^-e and x/4, since 2^-e may be subnormal. The interval of a positive x begins one
+last place later, or a 1 + x rounded up to 3/2 would have e = 1.
+
 A subnormal x is converted as an integer, x * 2^unit, whose exponent is then lowered. One unsigned
 comparison, written with signed numbers, finds everything that is not positive and finite.
 """
@@ -35,6 +46,7 @@ from nearly.functions.reduction.layout import Layout, layout, real, short
 from nearly.functions.reduction.scheme import Reduction
 
 REDUCED = (Fraction(2, 3), Fraction(4, 3))
+LOWEST = Fraction(3, 4)  # 1 + f of log1p
 
 
 class Base(NamedTuple):
@@ -68,7 +80,14 @@ def logarithm(function: Function) -> Reduction:
 def _logarithm(b: Builder, place: Layout, base: Base, core: Program) -> Node:
     given = b.bits(b.x)
     e, m = split(b, place, normalised(b, place, given))
-    f = b.sub(m, 1)
+    result = _sum(b, place, base, core, e, b.sub(m, 1))
+    if place.low is not None and place.low > 0 and place.high is not None:
+        return result
+    return b.select(is_positive_finite(b, place, given), result, _special(b, given))
+
+
+def _sum(b: Builder, place: Layout, base: Base, core: Program, e: Node, f: Node) -> Node:
+    """e log_B(2) + log_B(1 + f)."""
     two = real(base.two)
     head = short(two, place.precision - place.unit.bit_length())
     whole = e if head == 1 else b.mul(e, head)
@@ -78,10 +97,40 @@ def _logarithm(b: Builder, place: Layout, base: Base, core: Program) -> Node:
     if two != head:
         low = b.fma(e, two - head, low)
     rest = b.fma(f, b.inline(core, f), low)
-    result = b.add(high, b.fma(b.mul(f, -base.bend), f, rest))
-    if place.low is not None and place.low > 0 and place.high is not None:
-        return result
-    return b.select(is_positive_finite(b, place, given), result, _special(b, given))
+    return b.add(high, b.fma(b.mul(f, -base.bend), f, rest))
+
+
+def log1p(function: Function) -> Reduction:
+    """The reduction of log(1 + x)."""
+    place, base = layout(function), BASES["log"]
+    core = Function("log(1+x)/x-1+x/2", ("-1/4", "1/2"), function.dtype, "absolute")
+
+    def wrap(program: Program) -> Program:
+        b = Builder(function.dtype)
+        is_negative = b.ishr(b.bits(b.x), place.register.bits - 1)  # 0 or -1
+        start = b.iadd(is_negative, place.bits(LOWEST) + 1)
+        e = b.ishr(b.isub(b.bits(b.add(b.x, 1)), start), place.mantissa)
+        four = (place.register.emax + 2) << place.mantissa
+        scale = b.from_bits(b.isub(four, b.ishl(e, place.mantissa)))
+        quarter = Fraction(1, 4)
+        f = b.fma(b.mul(b.x, quarter), scale, b.fma(scale, quarter, -1))
+        result = _sum(b, place, base, program, b.to_float(e), f)
+        return b.program(_unless_special(b, place, result))
+
+    return Reduction(function, (core,), wrap)
+
+
+def _unless_special(b: Builder, place: Layout, result: Node) -> Node:
+    """x itself where it is tiny, infinite or NaN; -inf at -1 and NaN below."""
+    given = b.bits(b.x)
+    size = b.isub(given, b.iand(given, place.sign))
+    tiny = place.bits(Fraction(1, 2 ** (place.precision + 1)))
+    infinity = (2 * place.register.emax + 1) << place.mantissa
+    # The order of unsigned numbers, as in `is_positive_finite`.
+    half = 1 << (place.register.bits - 1)
+    usual = b.lt(b.iadd(size, half - tiny), infinity - tiny - half)
+    outside = b.select(b.eq(b.x, -1), b.constant(-math.inf), b.constant(math.nan))
+    return b.select(b.le(b.x, -1), outside, b.select(usual, result, b.x))
 
 
 def normalised(b: Builder, place: Layout, bits: Node) -> Node:
