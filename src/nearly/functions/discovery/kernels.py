@@ -79,14 +79,15 @@ def target(function: Function, *, points: int = 48, fine: int = 256) -> Samples:
 
     Raises `InputError` for an error in ULP. Costs 10 to 50 microseconds a point.
     """
-    grid = np.concatenate([_chebyshev(function, points), _fine(function, fine)])
+    grid = np.concatenate([chebyshev_points(function, points), _fine(function, fine)])
     high, low = function.oracle.table(grid)
     weights = _weights(function, high)
     ours = (grid[:points], high[:points], low[:points], weights[:points])
     return Samples(*ours, grid[points:], high[points:], low[points:], weights[points:])
 
 
-def _chebyshev(function: Function, count: int) -> np.ndarray:
+def chebyshev_points(function: Function, count: int) -> np.ndarray:
+    """Chebyshev's points of the first kind on the domain, ascending."""
     low, high = map(float, function.interval)
     angles = (2 * np.arange(count, 0, -1) - 1) * (np.pi / (2 * count))
     return (low + high) / 2 + (high - low) / 2 * np.cos(angles)
@@ -96,7 +97,7 @@ def _fine(function: Function, count: int) -> np.ndarray:
     """Chebyshev's points and two more near each end, where an error may grow without bound."""
     low, high = map(float, function.interval)
     near = (high - low) * np.array([2.0**-24, 2.0**-18])
-    return np.concatenate([low + near, _chebyshev(function, count - 4), high - near[::-1]])
+    return np.concatenate([low + near, chebyshev_points(function, count - 4), high - near[::-1]])
 
 
 def _weights(function: Function, values: np.ndarray) -> np.ndarray:
