@@ -33,6 +33,7 @@ DEGREES = {
     "log": (9,),
     "log2": (9,),
     "log10": (9,),
+    "log1p": (9,),
     "sin": (4, 4),
     "cos": (4, 4),
     "tan": (4, 4),
@@ -45,10 +46,11 @@ DEGREES = {
     "sigmoid": (5,),
     "erf": (6, 15),
     "sqrt": (),
-    "rsqrt": (),
+    "rsqrt": (4,),
     "cbrt": (5,),
 }
 DOUBLE = {"exp2": (11,), "log": (20,), "sin": (12, 12), "tanh": (26, 11), "cbrt": (15,)}
+DOUBLE |= {"rsqrt": (12,), "log1p": (22,), "sigmoid": (11,)}
 
 TRUTH = {
     "exp2": lambda x: mpmath.mpf(2) ** x,
@@ -118,6 +120,8 @@ def _true(truth, name: str, point: float):
         return None
     if name in ("asin", "acos") and abs(point) > 1:
         return None
+    if name == "log1p" and point <= -1:
+        return -mpmath.inf if point == -1 else None
     if point == 0 and name in ("log", "log2", "log10", "rsqrt"):
         return mpmath.inf if name == "rsqrt" else -mpmath.inf
     if abs(point) > 1e5 and name in ("exp", "exp2", "exp10", "expm1", "sinh", "cosh", "sigmoid"):
@@ -177,7 +181,9 @@ def test_bounded_domain_reduces_by_parts_of_pi(name):
         assert errors.max() <= reduced(name, "float32").bound
 
 
-@pytest.mark.parametrize("name", ["exp2", "log2", "erf", "tanh", "sin", "sqrt", "cbrt"])
+@pytest.mark.parametrize(
+    "name", ["exp2", "log2", "log1p", "erf", "tanh", "sigmoid", "sin", "sqrt", "cbrt", "rsqrt"]
+)
 def test_under_xla(name):
     """Products contracted, subnormal numbers flushed, integers compared as LLVM sees fit."""
     jax = pytest.importorskip("jax")
@@ -203,6 +209,7 @@ SPECIAL = {
     "log": [(0.0, -INF), (-0.0, -INF), (INF, INF), (-1.0, NAN), (-INF, NAN), (1.0, 0.0)],
     "log2": [(0.0, -INF), (-0.0, -INF), (INF, INF), (-1e-45, NAN), (1.0, 0.0), (2.0**-149, -149)],
     "log10": [(0.0, -INF), (-0.0, -INF), (INF, INF), (-INF, NAN), (1.0, 0.0)],
+    "log1p": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, NAN), (-1.0, -INF), (-1.5, NAN)],
     "sin": [(0.0, 0.0), (-0.0, -0.0), (INF, NAN), (-INF, NAN), (-1e-45, -1e-45)],
     "cos": [(0.0, 1.0), (-0.0, 1.0), (INF, NAN), (-INF, NAN)],
     "tan": [(0.0, 0.0), (-0.0, -0.0), (INF, NAN), (-INF, NAN)],
@@ -229,7 +236,7 @@ SPECIAL = {
     "sigmoid": [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, 0.0), (-110.0, 0.0)],
     "erf": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (1e-45, 1e-45), (4.5, 1.0)],
     "sqrt": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, NAN), (-1e-45, NAN), (9.0, 3.0)],
-    "rsqrt": [(0.0, INF), (INF, 0.0), (-INF, NAN), (-1.0, NAN), (4.0, 0.5)],
+    "rsqrt": [(0.0, INF), (-0.0, INF), (INF, 0.0), (-INF, NAN), (-1e-45, NAN), (4.0, 0.5)],
     "cbrt": [
         (0.0, 0.0),
         (-0.0, -0.0),

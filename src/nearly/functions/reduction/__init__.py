@@ -23,7 +23,7 @@ from nearly.functions.reduction.error_function import erf
 from nearly.functions.reduction.exponential import exponential
 from nearly.functions.reduction.hyperbolic import cosh, expm1, sigmoid, sinh, tanh
 from nearly.functions.reduction.inverse import acos, asin, atan
-from nearly.functions.reduction.logarithm import logarithm
+from nearly.functions.reduction.logarithm import log1p, logarithm
 from nearly.functions.reduction.root import cbrt, rsqrt, sqrt
 from nearly.functions.reduction.scheme import Reduction
 from nearly.functions.reduction.trigonometric import trigonometric
@@ -54,6 +54,7 @@ FAMILIES: Mapping[str, Family] = {
     "log": _around_one(logarithm, 2),
     "log2": _around_one(logarithm, 2),
     "log10": _around_one(logarithm, 2),
+    "log1p": Family(log1p, (Fraction(-1, 4), Fraction(1, 2))),
     "sin": _symmetric(trigonometric, Fraction(11, 7)),
     "cos": _symmetric(trigonometric, Fraction(11, 7)),
     "tan": _symmetric(trigonometric, Fraction(11, 14)),
