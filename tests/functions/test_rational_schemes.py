@@ -1,5 +1,6 @@
 """Schemes of rationals: exact values, and the operations that are counted by hand."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -115,3 +116,13 @@ def test_the_full_continued_fraction_saves_an_operation_at_odd_type_one_two():
     assert [value(program, x) for x in POINTS] == [rational(x) for x in POINTS]
     assert program.cost.ops == 3
     assert continued_fraction(rational).cost.ops == 4
+
+
+def test_a_zero_at_the_centre_is_a_factor():
+    """z (1 + z) / (3 + 5z + z^2) about 1 is z / (4 + z - 1 / (z + 1))."""
+    numerator = (Fraction(0), Fraction(1), Fraction(1))
+    denominator = (Fraction(3), Fraction(5), Fraction(1))
+    program = continued_fraction(Rational(numerator, denominator, Fraction(1)))
+    assert program.cost.ops == 6
+    moved = {name: Fraction(v) * Fraction(9, 8) for name, v in program.constants.items() if v != 1}
+    assert value(replace(program, constants={**program.constants, **moved}), Fraction(1)) == 0

@@ -40,7 +40,7 @@ POLYNOMIAL_FORMS = (("Horner", horner), ("Knuth-Eve", knuth_eve))
 RATIONAL_FORMS = (
     ("two Horners", two_horner),
     ("continued fraction", continued_fraction),
-    ("continued fraction in x", full_continued_fraction),
+    ("continued fraction in x", full_continued_fraction),  # for even and odd functions
 )
 
 Made = TypeVar("Made")
@@ -144,7 +144,7 @@ def _rationals(function: Function, ops: int, weight: str | None = None) -> Itera
         fit = _tried(lambda m=m, n=n: rational.minimax(function, m, n, weight=weight))
         if fit is None:
             continue  # the function is itself of a lower type
-        for name, scheme in RATIONAL_FORMS:
+        for name, scheme in RATIONAL_FORMS[: 3 if step == 2 else 2]:
             program = _tried(lambda s=scheme, f=fit: s(f.rational).unfused())
             if program is not None:
                 yield Classical(name, f"{m}/{n}", program, fit.error)

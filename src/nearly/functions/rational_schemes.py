@@ -184,14 +184,15 @@ def _with_tail(builder: Builder, u: Node, quotient: tuple[Fraction, ...], tail: 
 
 
 def _reduced(rational: Rational) -> _Reduced:
-    """An even or odd rational in the square of its variable, any other as it is."""
+    """An even or odd rational in the square of its variable, any other in the variable itself."""
     builder = Builder()
     z = builder.x - rational.centre if rational.centre else builder.x
     above = {e: c for e, c in enumerate(rational.numerator) if c} or {0: Fraction(0)}
     below = {e: c for e, c in enumerate(rational.denominator) if c}
     parity = {e % 2 for e in above}
     step = 2 if len(parity) == 1 and not any(e % 2 for e in below) else 1
-    offset = min(parity) if step == 2 else 0
+    # A zero at the centre stays one in its factor; in a continued fraction rounding would shift it.
+    offset = min(parity) if step == 2 else min(above)
     return _Reduced(
         builder,
         z,
