@@ -125,8 +125,9 @@ MATHEMATICS = {
     **{"asin": "jnp.arcsin", "acos": "jnp.arccos", "atan": "jnp.arctan", "rsqrt": "lax.rsqrt"},
     **{"asinh": "jnp.arcsinh", "acosh": "jnp.arccosh", "atanh": "jnp.arctanh"},
     **{"erf": "lax.erf", "erfc": "lax.erfc", "lgamma": "lax.lgamma", "digamma": "lax.digamma"},
+    **{"trigamma": "(lambda v: lax.polygamma(jnp.ones_like(v), v))", "clip": "jnp.clip"},
 }
-
+OPERANDS = {"clip": 3}  # of the others one
 
 SIGNS: dict[type[ast.operator], str] = {
     ast.Add: "+",
@@ -370,8 +371,10 @@ def _source(tree: ast.expr, text: str) -> str:
             return f"({_source(left, text)} ** {power})"
         case ast.BinOp(left=left, op=op, right=right) if type(op) in SIGNS:
             return f"({_source(left, text)} {SIGNS[type(op)]} {_source(right, text)})"
-        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in MATHEMATICS:
-            return f"{MATHEMATICS[name]}({_source(argument, text)})"
+        case ast.Call(func=ast.Name(id=name), args=operands, keywords=[]) if (
+            name in MATHEMATICS and len(operands) == OPERANDS.get(name, 1)
+        ):
+            return f"{MATHEMATICS[name]}({', '.join(_source(o, text) for o in operands)})"
         case _:
             raise InputError(
                 f"{ast.unparse(tree)!r} in the derivative {text!r} is not understood; use x, y, "
