@@ -87,5 +87,6 @@ __getattr__, __all__ = attach(
         "Builder": "nearly.functions.program:Builder",
         "Function": "nearly.functions.function:Function",
         "Program": "nearly.functions.program:Program",
+        "float32": "nearly.functions.float32",
     },
 )
