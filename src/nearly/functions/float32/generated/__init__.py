@@ -1,0 +1,1 @@
+"""Written by `scripts/float32.py`: do not edit."""
