@@ -11,7 +11,13 @@ from test_emit import needs_compiler
 
 from nearly.core.errors import InputError, UnknownName
 from nearly.functions.program import Builder, Program
-from nearly.functions.timing import _ranks_outside, compare_jax, ratio, seconds_per_element
+from nearly.functions.timing import (
+    _ranks_outside,
+    compare_c,
+    compare_jax,
+    ratio,
+    seconds_per_element,
+)
 
 
 def horner(degree: int, dtype: str = "float32") -> Program:
@@ -62,6 +68,17 @@ def test_two_jax_functions_of_anybody() -> None:
     assert found.first.median > found.second.median > 0
     with pytest.raises(InputError, match="use 6"):
         compare_jax(jnp.sin, jnp.cos, x, pairs=3)
+
+
+@needs_compiler
+def test_two_c_functions_of_anybody() -> None:
+    include = "#include <stddef.h>\n#include <math.h>\n"
+    loop = "void kernel_array(const float *x, float *y, size_t n)"
+    dear = f"{include}{loop} {{ for (size_t i = 0; i < n; ++i) y[i] = tanf(sinf(x[i])); }}"
+    cheap = f"{include}{loop} {{ for (size_t i = 0; i < n; ++i) y[i] = x[i] * x[i]; }}"
+    found = compare_c(dear, cheap, np.linspace(0.5, 1, 100), pairs=7)
+    assert found.ratio.low > 1
+    assert found.first.median > found.second.median > 0
 
 
 @needs_compiler

@@ -8,8 +8,9 @@ at a time: what else runs on the machine widens the quartiles, not the claim.
 from __future__ import annotations
 
 import math
+import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -145,8 +146,7 @@ class Comparison(NamedTuple):
 def compare_jax(
     first: Callable[[Any], Any], second: Callable[[Any], Any], points: Any, pairs: int = 31
 ) -> Comparison:
-    """Seconds per element of two JAX functions of float32, and how long the first takes in seconds
-    of the second.
+    """How long one JAX function of float32 takes in terms of another, and both in seconds.
 
     **Arguments:**
 
@@ -159,11 +159,34 @@ def compare_jax(
     compared are the functions, not the loops. A function as cheap as the copy counts as a
     hundredth of it. The interval of the ratio is that of `ratio`.
 
-    **Raises:** `InputError` for fewer than six pairs. Cost: about 0.1 s and two compilations.
+    **Raises:** `InputError` for fewer than six pairs. Cost: about 0.1 s and three compilations.
     """
+    x = _singles(points)
+    return _compared([_jax_kernel(f, x, wide=False) for f in (first, second, operator.neg)], pairs)
+
+
+def compare_c(
+    first: str, second: str, points: Any, flags: tuple[str, ...] = FAST, pairs: int = 31
+) -> Comparison:
+    """As `compare_jax`, for two C sources.
+
+    - `first`, `second`: each defines `void kernel_array(const float *x, float *y, size_t n)`,
+      as emitted code called `kernel` does; it is compiled with `flags`.
+
+    Raises besides: `MissingDependency` without a compiler, `InputError` where it refuses.
+    """
+    x = _singles(points)
+    copy = emit(_copy("float32"), "c", name="kernel", header=_UNSTATED)
+    return _compared([_c_kernel(s, x, "float32", flags) for s in (first, second, copy)], pairs)
+
+
+def _singles(points: Any) -> np.ndarray:
+    return np.resize(np.ravel(points), ELEMENTS).astype(np.float32)
+
+
+def _compared(kernels: Sequence[_Kernel], pairs: int) -> Comparison:
+    """Two kernels, and a copy whose time is subtracted."""
     _check_pairs(pairs)
-    x = np.resize(np.ravel(points), ELEMENTS).astype(np.float32)
-    kernels = [_jax_kernel(f, x, wide=False) for f in (first, second, lambda x: -x)]
     counts = [_enough(kernel.repeat) for kernel in kernels]
     samples = np.empty((pairs, 3))
     for i in range(pairs):
@@ -198,13 +221,17 @@ def _copy(dtype: str) -> Program:
 
 
 def _c(program: Program, x: np.ndarray) -> _Kernel:
+    source = emit(program, "c", name="kernel", header=_UNSTATED)
+    return _c_kernel(source, x, program.dtype, FAST)
+
+
+def _c_kernel(source: str, x: np.ndarray, dtype: str, flags: tuple[str, ...]) -> _Kernel:
     import ctypes
 
     from nearly.functions.emit_c import storage_type
 
-    source = emit(program, "c", name="kernel", header=_UNSTATED)
-    loop = _LOOP.format(name="kernel", T=storage_type(program.dtype))
-    symbol = shared_object(source + loop, FAST)["kernel_repeat"]
+    loop = _LOOP.format(name="kernel", T=storage_type(dtype))
+    symbol = shared_object(source + loop, flags)["kernel_repeat"]
     symbol.restype = None
     symbol.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
     y = np.empty_like(x)
