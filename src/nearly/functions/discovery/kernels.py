@@ -10,14 +10,16 @@ What the rest of the search calls, from Python or from compiled code alike (arra
 - `samples = target(function, points=48)`: once for each function; a `Samples` of arrays.
 - `fit(operations, left, right, constants, samples, promising, steps) -> (error, found)`: Gauss and
   Newton's method from one start. `operations` int8 (n,), `left`, `right` int16 (n,), `constants`
-  float64 (m,); `promising`: the error above which a fit is given up after a few steps (`inf`:
-  never); `found` float64 (m,). `error` is the largest weighted error at the sample points, `inf`
-  where no finite value was met.
+  float64 (m,); `promising`: the error hoped for, a fit that is not on its way there being given up
+  (`inf`: never); `steps`: at most, 30 to 60; `found` float64 (m,). `error` is the largest weighted
+  error at the sample points, `inf` where no finite value was met.
 - `fit_starts(operations, left, right, starts, samples, promising, steps)`: the best of several
   starts, float64 (k, m).
-- `nearly.functions.discovery.double_double.refine(operations, left, right, constants, samples,
-  steps) -> (error, found, found_low)`: the same in double-double arithmetic, from the constants
-  that `fit` found; worth its time where `error < NEAR_FLOOR`.
+- `double_double.refine(operations, left, right, high, low, samples, steps) -> (error, high, low)`,
+  in the module beside: the same in double-double arithmetic, from the constants that `fit` found
+  (and `low` 0); worth its time where `error < NEAR_FLOOR`.
+- `double_double.worst(operations, left, right, high, low, samples) -> error`: on the fine grid,
+  infinite if there is a pole between its points.
 
 An instruction is `(operation, left, right)` with an operation of `ADD, SUB, MUL, DIV, SQRT, NEG`
 (the last two read `left` alone) and operands coded as >= 0: that instruction; -1: x; -2 - k: the
@@ -37,10 +39,13 @@ from nearly.functions.function import Function
 ADD, SUB, MUL, DIV, SQRT, NEG = range(6)
 
 NEAR_FLOOR = 1e-11  # below this, float64 may be what limits a fit
-SCREENING = 5  # steps after which a fit has to promise something
+ON_ITS_WAY = 48  # steps in which a fit's error falls to what is hoped for, evenly in its logarithm
+GRACE = 6  # steps before a fit has to be on its way
+PATIENCE = 12  # steps without progress before a fit ends: on the way the error often rises
 GAIN = 0.99  # an error not below this part of the best is no progress
-PATIENCE = 4  # steps without progress before a fit ends
-CAUTION = 0.1  # how strongly a step is held back, for its error and relative to the constants
+SETTLED = 1e-4  # a relative change of the mean square error that ends a fit
+CAUTION = 0.1  # how strongly a step is held back, for its error
+REACH = 100.0  # the size up to which constants move as freely as if they were large
 DEPENDENT = 1e-14  # a scaled column shorter than this depends on those before it
 
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -293,24 +298,33 @@ def residual(result, samples, out):
 def fit(operations, left, right, constants, samples, promising, steps):
     """The best constants that Gauss-Newton steps from a start meet, and their error.
 
-    A step is damped in proportion to the error it starts from (as Yamashita and Fukushima do), and
-    taken whether the error falls or not: in the curved and narrow valleys of composed programs,
-    monotone and line-searched steps stall, and undamped ones leave the valley that they start in.
-    One that leads nowhere finite is shortened.
+    The constants that the result is linear in are solved for first. A step is damped in proportion
+    to the error it starts from (as Yamashita and Fukushima do), and taken whether the error falls
+    or not: in the curved and narrow valleys of composed programs, monotone and line-searched steps
+    stall, and undamped ones leave the valley that they start in. One that leads nowhere finite is
+    shortened.
     """
     m, n, count = constants.size, operations.size, samples.points.size
     values, adjoints = np.empty((m + 1 + n, count)), np.empty((m + 1 + n, count))
     columns, goal = np.empty((m, count + m)), np.empty(count + m)
     error, step, current = np.empty(count), np.empty(m), constants.copy()
+    linear = linear_constants(operations, left, right, m)
     evaluate(operations, left, right, current, samples.points, values)
     largest = residual(values[m + n], samples, error)
     best, found = largest, current.copy()
-    idle = 0
-    for taken in range(steps):
-        if not largest < np.inf or idle == PATIENCE or (taken == SCREENING and best > promising):
+    idle, square = 0, np.inf
+    hope = np.log(promising) / ON_ITS_WAY if promising < 1.0 else 0.0
+    for taken in range(steps + 1):
+        previous, square = square, dot(error, error)
+        late = taken > GRACE and best > np.exp(hope * taken) and promising < 1.0
+        if late or idle > PATIENCE or not abs(square - previous) > SETTLED * square:
+            break
+        if taken == steps or not largest < np.inf:
             break
         differentiate(operations, left, right, m, samples.weights, values, adjoints)
         damped(adjoints, error, current, columns, goal)
+        if taken == 0 and linear.any():
+            only(linear, columns, count)
         if least_squares(columns, goal, DEPENDENT, step) < 1:
             break
         for _ in range(4):
@@ -338,7 +352,49 @@ def damped(adjoints, error, constants, columns, goal):
     goal[count:] = 0.0
     for k in range(m):
         columns[k, :count] = adjoints[k]
-        columns[k, count + k] = strength / max(abs(constants[k]), 1.0)
+        columns[k, count + k] = strength / max(abs(constants[k]), REACH)
+
+
+@compiled
+@no_type_check
+def only(chosen, columns, count):
+    """Leave an undamped problem in the chosen unknowns."""
+    columns[:, count:] = 0.0
+    for k in range(chosen.size):
+        if not chosen[k]:
+            columns[k, :] = 0.0
+
+
+@compiled
+@no_type_check
+def linear_constants(operations, left, right, constants):
+    """Constants in which, jointly, the result is linear: terms and factors on the way to it."""
+    n = operations.size
+    chosen, uses = np.zeros(constants, np.bool_), np.zeros(constants + 1 + n, np.int64)
+    for i in range(n):
+        uses[row(left[i], constants)] += 1
+        uses[row(right[i], constants)] += operations[i] < SQRT
+    pending = np.empty(2 * n + 1, np.int64)
+    pending[0] = n - 1
+    top = 0
+    while top >= 0:
+        operand = pending[top]
+        top -= 1
+        if operand == -1 or uses[row(operand, constants)] > 1:
+            continue
+        if operand <= -2:
+            chosen[-2 - operand] = True
+            continue
+        operation, a, b = operations[operand], left[operand], right[operand]
+        if operation == MUL and b <= -2:
+            a = b
+        if operation != SQRT:
+            top += 1
+            pending[top] = a
+        if operation <= SUB:
+            top += 1
+            pending[top] = b
+    return chosen
 
 
 @compiled
