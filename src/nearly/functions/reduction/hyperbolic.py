@@ -13,10 +13,11 @@ sinh and cosh: e^a = 2^k (1 + s) and e^-a = 2^-k / (1 + s), so 2^(1-k) times the
 1 + (s -+ q), q = 2^-2k / (1 + s), the tail of s and q added first; sinh up to 1 is odd and small,
 a + a^3 q(a). expm1 is 2^k - 1 + 2^k s, the error of the first sum added to the tail.
 
-sigmoid(-a) = 2^-k / D, D = 1 + 2^-k + s, and sigmoid(a) = 1 - sigmoid(-a). A rounded D, and then a
-rounded quotient, would be two roundings of the result's size: 1.5 ULP. So D = c + l with c the
-leading half of its bits, y is the leading half of the quotient 1/c, d = 1 - y c - y l (y c is
-exact, d below 2^(2-p/2)), and 1/D = y + y (d + d^2), rounded once.
+sigmoid(x) = 2^k / D, D = 2^k + e^-r, x = k log(2) + r. A rounded D, and then a rounded quotient,
+would be two roundings of the result's size: 1.5 ULP. So D = c + l, c about 2^k + 1 - r + r^2/2 in
+the leading half of the bits, y the leading half of the quotient 1/c, d = 1 - y c - y l (y c is
+exact), and 1/D = y + y (d + d^2 + d^3), rounded once. As c needs no core, the division is done
+beside it.
 
 Exact steps: 2a, -k, k*L1, x - k*L1 and powers of two as in `exponential`; d - 2 2^-k (both are
 multiples of d's last place and the difference is smaller); 1 + 2^-k is rounded only for k >= p,
@@ -26,6 +27,7 @@ NaN passes through.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -36,7 +38,6 @@ from nearly.functions.reduction.exponential import (
     Argument,
     less_one,
     reduced_argument,
-    subnormal_bits,
 )
 from nearly.functions.reduction.layout import (
     Layout,
@@ -159,34 +160,51 @@ def expm1(function: Function) -> Reduction:
 def sigmoid(function: Function) -> Reduction:
     """The reduction of sigmoid."""
     place = layout(function)
+    rate = real(EXP.binary)
+    core = Function("(exp(-x)-1)/x+1", (f"-{EXP.half}", EXP.half), function.dtype, "absolute")
+    # Below the first the result is 0, or at least below the format's numbers; above the second 1.
+    smallest = place.unit + 3 if place.has_subnormals else -place.register.emin - 1
+    least, most = Fraction(-int(smallest / rate)), Fraction(round((place.precision + 2) / rate))
 
-    def wrap(core: Program) -> Program:
+    def wrap(program: Program) -> Program:
         b = Builder(function.dtype)
-        # From here on the result is 0, or at least below the format's numbers.
-        smallest = place.unit + 3 if place.has_subnormals else -place.register.emin - 1
-        least = Fraction(int(smallest / real(EXP.binary)))
-        shifted, parts = _argument(b, place, _at_most(b, b.abs(b.x), least))
-        power = b.ishl(b.bits(shifted), place.mantissa)
-        inverse = b.isub(_one(place), power)
-        small = b.from_bits(b.select(b.lt(inverse, 0), b.constant(0), inverse))
-        reciprocal = _reciprocal_of_sum(b, place, small, *less_one(b, EXP, parts, core))
-        scaled = b.isub(b.bits(reciprocal), power)
-        if place.has_subnormals:
-            gradual = subnormal_bits(b, place, scaled)
-            scaled = b.select(b.lt(scaled, place.hidden), gradual, scaled)
-        rest = b.sub(1, b.mul(reciprocal, small))
-        return b.program(b.select(b.lt(b.x, 0), b.from_bits(scaled), rest))
+        held = _at_least(b, _at_most(b, b.x, most), least)
+        shifted, parts = _argument(b, place, held)
+        k = b.ishl(b.bits(shifted), place.mantissa)
+        power = b.from_bits(_not_negative(b, b.iadd(_one(place), k)))
+        reciprocal = _reciprocal_of_sum(b, place, power, parts, program)
+        result = b.mul(reciprocal, power)
+        if not place.has_subnormals:
+            return b.program(result)
+        # A subnormal result is rounded to a multiple of the smallest number, by an addition.
+        unit = b.from_bits(b.iadd((place.register.emax + place.unit) << place.mantissa, k))
+        counted = b.bits(b.fma(reciprocal, unit, place.hidden))
+        gradual = b.isub(counted, place.bits(Fraction(place.hidden)))
+        normal = place.at_least(place.register.emin / rate)
+        return b.program(b.from_bits(b.select(b.lt(b.x, normal), gradual, b.bits(result))))
 
-    return Reduction(function, (_exponential_core(function),), wrap)
+    return Reduction(function, (core,), wrap)
 
 
-def _reciprocal_of_sum(b: Builder, place: Layout, power: Node, head: Node, tail: Node) -> Node:
-    """1/(1 + power + head + tail), rounded once: power = 2^-k, |head| < 1/2."""
-    divisor = _cut(b, place, b.add(b.add(1, power), b.add(head, tail)))
-    left = b.add(b.add(b.add(b.sub(1, divisor), power), head), tail)
+def _reciprocal_of_sum(
+    b: Builder, place: Layout, power: Node, parts: Argument, core: Program
+) -> Node:
+    """1/(power + e^-r), rounded once."""
+    tail = b.fma(parts.r, b.inline(core, parts.r), b.neg(parts.low))
+    rough = b.fma(b.mul(parts.high, parts.high), Fraction(1, 2), b.neg(parts.high))
+    divisor = _cut(b, place, b.add(b.add(1, power), rough))
     guess = _cut(b, place, b.div(1, divisor))
+    left = b.add(b.sub(b.add(b.sub(1, divisor), power), parts.high), tail)
     d = b.sub(b.sub(1, b.mul(guess, divisor)), b.mul(guess, left))
-    return b.fma(guess, b.fma(d, d, d), guess)
+    inner = b.add(1, d)
+    for _ in range(_terms(place) - 3):
+        inner = b.fma(d, inner, 1)
+    return b.fma(guess, b.fma(b.mul(d, d), inner, d), guess)
+
+
+def _terms(place: Layout) -> int:
+    """How many powers of d count: it is below 1/96, about r^3/6."""
+    return 3 + max(0, math.ceil((place.precision + 2) / math.log2(96) - 4))
 
 
 def _cut(b: Builder, place: Layout, value: Node) -> Node:
@@ -208,6 +226,15 @@ def _argument(b: Builder, place: Layout, x: Node) -> tuple[Node, Argument]:
 def _at_most(b: Builder, size: Node, end: Fraction) -> Node:
     """The smaller one; NaN stays."""
     return b.select(b.lt(b.constant(end), size), b.constant(end), size)
+
+
+def _at_least(b: Builder, value: Node, end: Fraction) -> Node:
+    """The larger one; NaN stays."""
+    return b.select(b.lt(value, end), b.constant(end), value)
+
+
+def _not_negative(b: Builder, bits: Node) -> Node:
+    return b.select(b.lt(bits, 0), b.constant(0), bits)
 
 
 def _one(place: Layout) -> int:
