@@ -16,6 +16,7 @@ from nearly.functions.reference import (
     numbers,
     pattern_ranges,
     reference,
+    truth_at,
 )
 
 
@@ -116,3 +117,21 @@ def test_exact_error_of_one_number() -> None:
     assert error_in_ulps(function, math.nan, math.nan) == 0
     assert error_in_ulps(function, math.nan, 0.0) == math.inf
     assert error_in_ulps(function, -math.inf, 0.0) == 0
+
+
+@pytest.mark.parametrize("name", ["sin", "tan", "lgamma", "digamma"])
+def test_far_out_truth_is_that_of_ball_arithmetic(name: str) -> None:
+    function = Function(name, ("-inf", "inf"), "float32", "ulp")
+    x = np.array([-1e7, -70000.4, -12345.678, -65.7, -17, -16.00001, 66.6], np.float32)
+    patterns = x.view(np.uint32).astype(np.int64)
+    values, doubt = reference(function).at(patterns)
+    truth = function.oracle.table(x.astype(np.float64))[0]
+    with np.errstate(invalid="ignore"):
+        near = (values == truth) | (np.abs(values - truth) <= doubt)
+    assert (near | (np.isnan(values) & np.isnan(truth))).all()
+
+
+def test_lgamma_is_infinite_at_its_poles() -> None:
+    function = Function("lgamma", ("-inf", "inf"), "float32", "ulp")
+    assert truth_at(function, -3.0) == truth_at(function, -1e20) == np.inf
+    assert np.isnan(truth_at(Function("digamma", ("-inf", "inf"), "float32", "ulp"), -3.0))

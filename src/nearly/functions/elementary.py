@@ -574,6 +574,22 @@ def _limits(low: float, high: float) -> dict[float, float]:
     return {-_INF: low, _INF: high}
 
 
+class _AndNegativeIntegers(Mapping[float, float]):
+    """Special values, and one more at every negative integer."""
+
+    def __init__(self, known: Mapping[float, float], value: float) -> None:
+        self.known, self.value = known, value
+
+    def __getitem__(self, x: float) -> float:
+        return self.value if x < 0 and math.isfinite(x) and x == math.floor(x) else self.known[x]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.known)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+
 _SINE = (Points(Fraction(0), Fraction(1), "pi"),)
 _COSINE = (Points(Fraction(1, 2), Fraction(1), "pi"),)
 _INTEGERS = (Points(Fraction(0), Fraction(1)),)
@@ -625,7 +641,13 @@ RULES: Mapping[str, Rule] = {
     "erfc": Rule(arb.erfc, _erfc, None, (), _limits(2.0, 0.0)),
     "erfinv": Rule(arb.erfinv, _erfinv, _ODD, _ORIGIN, {**_WHOLE, 1.0: _INF, -1.0: -_INF}),
     "gamma": Rule(arb.gamma, _native("gamma"), None, (), {**_limits(_NAN, _INF), 0.0: _INF}),
-    "lgamma": Rule(_lgamma_at, _lgamma, None, _at(1, 2), {**_limits(_INF, _INF), 0.0: _INF}),
+    "lgamma": Rule(
+        _lgamma_at,
+        _lgamma,
+        None,
+        _at(1, 2),
+        _AndNegativeIntegers({**_limits(_INF, _INF), 0.0: _INF}, _INF),
+    ),
     "digamma": Rule(arb.digamma, _digamma, None, (), {**_limits(_NAN, _INF), 0.0: -_INF}),
     "bessel_j0": Rule(
         _bessel_at("bessel_j", 0), _bessel("bessel_j", 0, (1, -1), -1), _EVEN, (), _limits(0.0, 0.0)

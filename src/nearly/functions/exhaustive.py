@@ -91,7 +91,8 @@ def exhaustive(
       `("jit", "unfused", "eager")`, by default the first two. `"unfused"` is compiled without
       contraction: what `"eager"` gives, bit for bit, at a fraction of the time.
     - `tolerance`: in ULP: what counts as a failure.
-    - `every`: try one chunk of 2^20 numbers in `every`; the result says how many were tried.
+    - `every`: try one chunk in `every`, of 2^20 / `every` numbers but at least 2^14; the result
+      says how many were tried.
     - `workers`: threads.
     - `progress`: called with (inputs done, inputs in all) after each chunk.
     - `patience`: how many failures of a flag set to bear. With more the pass ends after the chunk,
@@ -176,10 +177,12 @@ def check(
     begun = time.perf_counter()
     emin = max(function.format.emin, math.frexp(least)[1] - 1) if least else function.format.emin
     truth = reference(function)
+    # A part is tried in shorter chunks, so that it is spread over all binades.
+    size = max(CHUNK // every, 1 << 14)
     chunks = [
-        (start, min(start + CHUNK, stop))
+        (start, min(start + size, stop))
         for first, stop in truth.ranges
-        for start in range(first, stop, CHUNK)
+        for start in range(first, stop, size)
     ][::every]
     done, failures = 0, np.zeros(len(values), np.int64)
     found: list[list[_Found]] = []

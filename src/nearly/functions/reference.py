@@ -8,7 +8,7 @@ that ball arithmetic knows, and independent of any library whose error we would 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -19,6 +19,7 @@ import numpy as np
 from flint import arb, ctx
 
 from nearly.core.errors import InputError, NotProven
+from nearly.functions.far import FUNCTIONS, Far
 from nearly.functions.formats import Format
 from nearly.functions.function import Function
 from nearly.functions.taylor_bound import spacing_at
@@ -30,12 +31,6 @@ BITS = 128
 FAR_BITS = 320  # for |x| > 2^30, where neighbouring points are to be told apart
 LIMIT = 1 << 15  # pieces
 TINY = 2048  # pieces of at most four numbers: more of them means that a table is no help
-
-# What oscillates too fast for a table is taken from NumPy from here on, after a check against ball
-# arithmetic at random points.
-FAR = 1024.0
-LIBRARY = {"sin": np.sin, "cos": np.cos, "tan": np.tan}
-LIBRARY_DOUBT = 2.0**-48  # relative
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +44,7 @@ class Reference:
     - `centres`, `scales`: t = (x - centre) * scale runs through [-1, 1] on a piece.
     - `coefficients`: (pieces, DEGREE + 1), highest power of t first.
     - `uncertainty`: how far, absolutely, a piece may be off.
-    - `library`: the function from `FAR` on, where it oscillates too fast for pieces.
+    - `far`: the function far out, where it oscillates too fast for pieces.
     """
 
     format: Format
@@ -60,7 +55,7 @@ class Reference:
     scales: np.ndarray
     coefficients: np.ndarray
     uncertainty: np.ndarray
-    library: Callable[[np.ndarray], np.ndarray] | None = None
+    far: Far | None = None
 
     @property
     def count(self) -> int:
@@ -90,12 +85,11 @@ class Reference:
         self._fill_far(x, truth, doubt)
 
     def _fill_far(self, x: np.ndarray, truth: np.ndarray, doubt: np.ndarray) -> None:
-        if self.library is None:
+        if self.far is None:
             return
-        size = np.abs(x)
-        far = (size >= FAR) & (size < np.inf)
-        truth[far] = self.library(x[far].astype(np.float64))
-        doubt[far] = np.abs(truth[far]) * LIBRARY_DOUBT
+        reached = self.far.reaches(x)
+        if np.any(reached):
+            truth[reached], doubt[reached] = self.far(x[reached].astype(np.float64))
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, boundscheck=False)
@@ -145,13 +139,14 @@ def reference(function: Function) -> Reference:
     pieces: list[_Piece] = []
     half = 1 << (format.bits - 1)
     mirrored = function.parity_on_domain
-    library = LIBRARY.get(function.name)
+    far = FUNCTIONS.get(function.name)
     for start, stop in ranges:
         for lo, hi in _binades(format, start, stop):
             if mirrored and lo >= half:
                 continue
-            first = abs(widened(numbers(format, np.array([hi - 1]))))[0]
-            if library is not None and FAR <= first < np.inf:
+            last = widened(numbers(format, np.array([hi - 1])))
+            first = abs(last[0])
+            if far is not None and far.reaches(last)[0]:
                 pieces.append(_constant(lo, hi, math.nan, 0.0))
                 continue
             with ctx.workprec(BITS if first < 2.0**30 else FAR_BITS):
@@ -167,26 +162,26 @@ def reference(function: Function) -> Reference:
         np.array([p.scale for p in pieces]),
         np.array([p.coefficients for p in pieces]),
         np.array([p.uncertainty for p in pieces]),
-        _checked(function, ranges) if library is not None else None,
+        _checked(function, far, ranges) if far is not None else None,
     )
 
 
-def _checked(
-    function: Function, ranges: tuple[tuple[int, int], ...]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """NumPy's function, if it agrees with ball arithmetic at random far points of the domain."""
-    library, random = LIBRARY[function.name], np.random.default_rng(7)
+def _checked(function: Function, far: Far, ranges: tuple[tuple[int, int], ...]) -> Far:
+    """`far`, if it agrees with ball arithmetic at random points of the domain."""
+    random = np.random.default_rng(7)
     patterns = np.concatenate([random.integers(start, stop, 4000) for start, stop in ranges])
     x = widened(numbers(function.format, patterns))
-    x = x[(np.abs(x) >= FAR) & (np.abs(x) < np.inf)][:2000]
-    truth = function.oracle.table(x)[0]
-    off = np.abs(library(x) - truth) > np.abs(truth) * LIBRARY_DOUBT
+    x = x[far.reaches(x)][:2000]
+    truth, (values, doubt) = function.oracle.table(x)[0], far(x)
+    agree = (values == truth) | (np.isnan(values) & np.isnan(truth))
+    with np.errstate(invalid="ignore"):
+        off = ~(agree | (np.abs(values - truth) <= doubt))
     if np.any(off):
         raise NotProven(
-            f"NumPy's {function.name} is wrong at x = {float(x[off][0])!r}, so that there is no "
-            f"fast truth beyond {FAR:g}: narrow the domain"
+            f"the library's {function.name} is wrong at x = {float(x[off][0])!r}, so that there is "
+            f"no fast truth beyond {far.start:g}: narrow the domain"
         )
-    return library
+    return far
 
 
 def numbers(format: Format, patterns: np.ndarray) -> np.ndarray:
