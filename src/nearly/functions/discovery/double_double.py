@@ -11,12 +11,14 @@ from typing import no_type_check
 
 import numpy as np
 
+from nearly.functions.discovery import kernels
 from nearly.functions.discovery.kernels import (
     ADD,
     DEPENDENT,
     DIV,
     MUL,
     PATIENCE,
+    REACH,
     SQRT,
     SUB,
     compiled,
@@ -177,7 +179,7 @@ def refine(operations, left, right, high, low, samples, steps):
         if not largest < np.inf or idle > PATIENCE:
             break
         differentiate(operations, left, right, m, samples.weights, values, adjoints)
-        damped(adjoints, error, high, columns, goal)
+        damped(adjoints, error, high, REACH, columns, goal)
         if least_squares(columns, goal, DEPENDENT, step) < 1:
             break
         for k in range(m):
@@ -207,7 +209,7 @@ def worst(operations, left, right, high, low, samples):
         denominator = row(right[i], m)
         for p in range(1, count):
             if (values[denominator, p - 1] > 0) != (values[denominator, p] > 0):
-                jump = jumps(operations, left, right, high, low, samples, denominator, p)
+                jump = jumps(operations, left, right, high, samples, denominator, p)
                 if not jump < max(2 * largest, 2.0**-20):
                     return np.inf
     return largest
@@ -215,24 +217,23 @@ def worst(operations, left, right, high, low, samples):
 
 @compiled
 @no_type_check
-def jumps(operations, left, right, high, low, samples, denominator, p):
-    """How far the program is from the function, relatively, beside the zero of a denominator."""
-    m, n = high.size, operations.size
-    values, lows = np.empty((m + 1 + n, 2)), np.empty((m + 1 + n, 2))
-    ends = samples.fine[p - 1 : p + 1].copy()
-    sign = ends.copy()
-    evaluate(operations, left, right, high, low, ends, values, lows)
-    positive = values[denominator, 0] > 0
+def jumps(operations, left, right, constants, samples, denominator, p):
+    """How far the program is from the function, relatively, beside the zero of a denominator.
+
+    In float64, whose infinities pass through x + d/x and its like as they should.
+    """
+    m, n = constants.size, operations.size
+    values, table = np.empty((m + 1 + n, 1)), np.empty((m + 1 + n, 2))
+    ends, middle = samples.fine[p - 1 : p + 1].copy(), np.empty(1)
+    kernels.evaluate(operations, left, right, constants, ends, table)
+    positive = table[denominator, 0] > 0
     for _ in range(HALVINGS):
-        middle = ends[0] + (ends[1] - ends[0]) / 2
-        if middle in (ends[0], ends[1]):
+        middle[0] = ends[0] + (ends[1] - ends[0]) / 2
+        if middle[0] == ends[0] or middle[0] == ends[1]:
             break
-        sign[:] = middle
-        evaluate(operations, left, right, high, low, sign, values, lows)
-        side = 0 if (values[denominator, 0] > 0) == positive else 1
-        ends[side] = middle
-    evaluate(operations, left, right, high, low, ends, values, lows)
-    return max(
-        abs(values[m + n, 0] - samples.fine_values[p - 1]) * samples.fine_weights[p - 1],
-        abs(values[m + n, 1] - samples.fine_values[p]) * samples.fine_weights[p],
-    )
+        kernels.evaluate(operations, left, right, constants, middle, values)
+        ends[0 if (values[denominator, 0] > 0) == positive else 1] = middle[0]
+    kernels.evaluate(operations, left, right, constants, ends, table)
+    below = abs(table[m + n, 0] - samples.fine_values[p - 1]) * samples.fine_weights[p - 1]
+    above = abs(table[m + n, 1] - samples.fine_values[p]) * samples.fine_weights[p]
+    return below + above  # not a number if one is
