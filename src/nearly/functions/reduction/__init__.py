@@ -26,7 +26,7 @@ from nearly.functions.reduction.inverse import acos, asin, atan
 from nearly.functions.reduction.logarithm import log1p, logarithm
 from nearly.functions.reduction.root import cbrt, rsqrt, sqrt
 from nearly.functions.reduction.scheme import Reduction
-from nearly.functions.reduction.trigonometric import trigonometric
+from nearly.functions.reduction.trigonometric import tangent, trigonometric
 
 __all__ = ["Reduction", "reduction"]
 
@@ -57,7 +57,7 @@ FAMILIES: Mapping[str, Family] = {
     "log1p": Family(log1p, (Fraction(-1, 4), Fraction(1, 2))),
     "sin": _symmetric(trigonometric, Fraction(11, 7)),
     "cos": _symmetric(trigonometric, Fraction(11, 7)),
-    "tan": _symmetric(trigonometric, Fraction(11, 14)),
+    "tan": _symmetric(tangent, Fraction(11, 14)),
     "atan": _symmetric(atan, 1),
     "asin": _symmetric(asin, Fraction(1, 2)),
     "acos": _symmetric(acos, Fraction(1, 2)),

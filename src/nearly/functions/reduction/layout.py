@@ -146,3 +146,8 @@ def keep_tiny(b: Builder, layout: Layout, size: Node, x: Node, result: Node) -> 
     """
     threshold = Fraction(1, 2 ** (layout.precision // 2 + 1))
     return b.select(b.lt(size, threshold), x, result)
+
+
+def upper_half(b: Builder, layout: Layout, x: Node) -> Node:
+    """x cut to half the bits or one less, so that the product of two such numbers is exact."""
+    return b.from_bits(b.iand(b.bits(x), -1 << (layout.precision // 2)))

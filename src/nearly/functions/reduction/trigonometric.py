@@ -1,12 +1,25 @@
 """sin, cos and tan: by Cody and Waite on bounded domains, by Payne and Hanek on whole formats.
 
 With k the integer nearest to 2x/pi and r = x - k pi/2 = h + l, |r| <= pi/4, by the last two bits
-of k the result is +-sin r or +-cos r. Both are computed, by
+of k, sin x and cos x are +-sin r or +-cos r. Both are computed:
 
-    sin r = h + (h^3 S(h) + l),                    S(x) = (sin x - x)/x^3,
-    cos r = first + (error + (h^4 C(h) - h l)),    C(x) = (cos x - 1 + x^2/2)/x^4,
+    sin r = h + (h^3 S(h) + l),                       S(x) = (sin x - x)/x^3,
+    cos r = first + (error + (h^2 C(h) - h l)),       C(x) = (cos x - 1 + x^2/2)/x^2,
 
 first + error being 1 - h^2/2 (Fast2Sum): h^2's own rounding is all that counts beside the last.
+
+tan: k is the integer nearest to 4x/pi, r = x - k pi/4, |r| <= pi/8, and
+
+    t = tan r = h + (h^3 T(h) + l (1 + h^2)),         T(x) = (tan x - x)/x^3.
+
+tan x is t, (1 + t)/(1 - t), -1/t or -(1 - t)/(1 + t) by the last two bits of k, the last being the
+second of -t but for its sign. t, 1 + t and 1 - t are kept as sums of two (Fast2Sum), and the
+quotient of two such sums n + n' and d + d' is found in half the bits first, q, and then
+
+    q + (n - q d + n')/(d + d'),   n - q (d + d') = (n - q u) - q ((d - u) + d'),
+
+u being d cut to half the bits: q u is exact, and so is n - q u, which cancels. Only the last sum is
+rounded at the size of the result.
 
 k is a number rounded by adding 3*2^(p-2), so its last bits lie at the end of that number.
 
@@ -17,8 +30,6 @@ Ci's last place is at least 2^-p (x and all k*Ci are multiples of it, and the di
 1); the differences after that up to an error term which is itself exact: h' = h - w and
 (h - h') - w, for either |h| >= |w|, or h - w is exact. See `payne_hanek` for unbounded domains.
 
-tan is the quotient of the two: three roundings, 2 ULP.
-
 Infinity and NaN are selected to give NaN.
 """
 
@@ -26,6 +37,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import NamedTuple
 
 from nearly.functions.function import Function
 from nearly.functions.program import Builder, Node, Program
@@ -36,46 +48,61 @@ from nearly.functions.reduction.layout import (
     nearest_integer,
     real,
     short,
+    upper_half,
 )
 from nearly.functions.reduction.payne_hanek import Angle, payne_hanek
 from nearly.functions.reduction.scheme import Reduction
 
-QUARTER = ("-0.7855", "0.7855")  # pi/4 and what k may be rounded wrongly by
-
 
 def trigonometric(function: Function) -> Reduction:
-    """The reduction of sin, cos or tan."""
+    """The reduction of sin or cos."""
     place = layout(function)
-    sine = Function("(sin(x)-x)/x^3", QUARTER, function.dtype, "absolute")
-    cosine = Function("(cos(x)-1+x^2/2)/x^4", QUARTER, function.dtype, "absolute")
+    sine = _core(function, "(sin(x)-x)/x^3")
+    cosine = _core(function, "(cos(x)-1+x^2/2)/x^2")
 
     def wrap(sine_core: Program, cosine_core: Program) -> Program:
         b = Builder(function.dtype)
-        angle = _reduced(b, place)
+        angle = _reduced(b, place, "pi/2")
         sine = _sine(b, angle, sine_core)
         cosine = _cosine(b, angle, cosine_core)
-        result = _turned(b, place, function.name, angle.k, sine, cosine)
-        size = b.abs(b.x)
-        if place.magnitude is None:
-            result = b.select(b.lt(size, math.inf), result, b.constant(math.nan))
-        if function.name != "cos":
-            result = keep_tiny(b, place, size, b.x, result)
-        return b.program(result)
+        turns = b.iadd(angle.k, 1) if function.name == "cos" else angle.k
+        sign = b.ishl(b.iand(turns, 2), place.register.bits - 2)
+        chosen = b.bits(b.select(_is_odd(b, turns), cosine, sine))
+        # Adding the sign's bit flips the sign: its carry is lost.
+        return b.program(_special(b, place, function, b.from_bits(b.iadd(chosen, sign))))
 
-    return Reduction(function, (sine, cosine), wrap, bound=2.5 if function.name == "tan" else 1.0)
+    return Reduction(function, (sine, cosine), wrap)
 
 
-def _turned(b: Builder, place: Layout, name: str, k: Node, sine: Node, cosine: Node) -> Node:
-    """The function of r + k pi/2 from sin r and cos r."""
-    if name == "tan":
-        is_odd = b.eq(b.iand(k, 1), 1)
-        numerator = b.select(is_odd, b.neg(cosine), sine)
-        return b.div(numerator, b.select(is_odd, sine, cosine))
-    turns = b.iadd(k, 1) if name == "cos" else k
-    is_odd = b.eq(b.iand(turns, 1), 1)
-    sign = b.ishl(b.iand(turns, 2), place.register.bits - 2)
-    chosen = b.bits(b.select(is_odd, cosine, sine))
-    return b.from_bits(b.iadd(chosen, sign))  # flips the sign: its carry is lost
+def tangent(function: Function) -> Reduction:
+    """The reduction of tan."""
+    place = layout(function)
+    core = _core(function, "(tan(x)-x)/x^3", 2)
+
+    def wrap(program: Program) -> Program:
+        b = Builder(function.dtype)
+        value = _tangent(b, place, _reduced(b, place, "pi/4"), program)
+        return b.program(_special(b, place, function, value))
+
+    return Reduction(function, (core,), wrap)
+
+
+def _core(function: Function, expression: str, part: int = 1) -> Function:
+    """Up to pi/4, or a part of it, and what k may be rounded wrongly by."""
+    reach = ("0.7855" if _short_domain(layout(function)) else "0.7916") + f"/{part}"
+    return Function(expression, (f"-{reach}", reach), function.dtype, "absolute")
+
+
+def _special(b: Builder, place: Layout, function: Function, value: Node) -> Node:
+    """NaN at infinity, and tiny arguments as they are."""
+    size = b.abs(b.x)
+    if place.magnitude is None:
+        value = b.select(b.lt(size, math.inf), value, b.constant(math.nan))
+    return value if function.name == "cos" else keep_tiny(b, place, size, b.x, value)
+
+
+def _is_odd(b: Builder, k: Node) -> Node:
+    return b.eq(b.iand(k, 1), 1)
 
 
 def _sine(b: Builder, angle: Angle, core: Program) -> Node:
@@ -90,22 +117,72 @@ def _cosine(b: Builder, angle: Angle, core: Program) -> Node:
     half = b.mul(square, Fraction(1, 2))
     first = b.sub(1, half)
     error = b.sub(b.sub(1, first), half)
-    lost = b.neg(b.mul(angle.high, angle.low))
-    rest = b.fma(b.mul(square, square), b.inline(core, angle.high), lost)
+    rest = b.sub(b.mul(square, b.inline(core, angle.high)), b.mul(angle.high, angle.low))
     return b.add(first, b.add(error, rest))
 
 
-def _reduced(b: Builder, place: Layout) -> Angle:
+def _tangent(b: Builder, place: Layout, angle: Angle, core: Program) -> Node:
+    h = angle.high
+    cube = b.mul(h, b.mul(h, h))
+    small = b.fma(cube, b.inline(core, h), b.fma(b.mul(h, h), angle.low, angle.low))
+    is_odd = b.eq(b.iand(angle.k, 1), 1)
+    is_upper = b.eq(b.iand(angle.k, 2), 2)
+    sign = b.select(b.eq(b.iand(angle.k, 3), 3), b.constant(Fraction(-1)), b.constant(Fraction(1)))
+    t = _fast_sum(b, b.mul(h, sign), b.mul(small, sign))
+    one, zero = b.constant(Fraction(1)), b.constant(Fraction(0))
+    above, below = _fast_sum(b, one, t.head), _fast_sum(b, one, b.neg(t.head))
+    above = Sum(above.head, b.add(above.tail, t.tail))
+    below = Sum(below.head, b.sub(below.tail, t.tail))
+
+    def choose(odd: Node, upper: Node, lower: Node) -> Node:
+        return b.select(is_odd, odd, b.select(is_upper, upper, lower))
+
+    top = Sum(choose(above.head, b.neg(one), t.head), choose(above.tail, zero, t.tail))
+    bottom = Sum(choose(below.head, t.head, one), choose(below.tail, t.tail, zero))
+    return b.mul(sign, _quotient(b, place, top, bottom))
+
+
+class Sum(NamedTuple):
+    """A number as the sum of two, the second being what the rounding of the first has lost."""
+
+    head: Node
+    tail: Node
+
+
+def _fast_sum(b: Builder, large: Node, small: Node) -> Sum:
+    head = b.add(large, small)
+    return Sum(head, b.add(b.sub(large, head), small))
+
+
+def _quotient(b: Builder, place: Layout, top: Sum, bottom: Sum) -> Node:
+    """top/bottom, rounded once."""
+    inverse = b.div(1, bottom.head)
+    short = upper_half(b, place, b.mul(top.head, inverse))
+    divisor = upper_half(b, place, bottom.head)
+    rest = b.add(b.sub(bottom.head, divisor), bottom.tail)
+    left = b.sub(b.sub(top.head, b.mul(short, divisor)), b.mul(short, rest))
+    return b.fma(b.add(left, top.tail), inverse, short)
+
+
+def _short_domain(place: Layout) -> Fraction | None:
+    """The largest |x|, where it is so small that few parts of pi/2 do."""
     largest = place.magnitude
     if largest is None or largest > Fraction(2) ** (place.precision // 2 + 2):
-        return payne_hanek(b, place)
-    return cody_waite(b, place, largest)
+        return None
+    return largest
 
 
-def cody_waite(b: Builder, place: Layout, largest: Fraction) -> Angle:
-    """The reduced argument of any |x| <= largest."""
-    parts, count = quarter_turns(place, largest)
-    shifted, minus_k = nearest_integer(b, place, b.x, real("2/pi"))
+def _reduced(b: Builder, place: Layout, turn: str) -> Angle:
+    largest = _short_domain(place)
+    if largest is None:
+        return payne_hanek(b, place, turn)
+    return cody_waite(b, place, largest, turn)
+
+
+def cody_waite(b: Builder, place: Layout, largest: Fraction, turn: str = "pi/2") -> Angle:
+    """The reduced argument of any |x| <= largest, modulo `turn`."""
+    parts, count = in_parts(place, largest, turn)
+    shifted, minus_k = nearest_integer(b, place, b.x, 1 / real(turn))
     high = b.x
     for part in parts[:count]:
         high = b.fma(minus_k, part, high)
@@ -121,9 +198,11 @@ def cody_waite(b: Builder, place: Layout, largest: Fraction) -> Angle:
     return Angle(b.bits(shifted), high, low)
 
 
-def quarter_turns(place: Layout, largest: Fraction) -> tuple[tuple[Fraction, ...], int]:
-    """pi/2 in parts, each exact times k but the last, and how many of them leave x - k C exact."""
-    rest = real("pi/2")
+def in_parts(
+    place: Layout, largest: Fraction, turn: str = "pi/2"
+) -> tuple[tuple[Fraction, ...], int]:
+    """A turn in parts, each exact times k but the last, and how many leave x - k C exact."""
+    rest = real(turn)
     turns = int(largest / rest) + 1
     width = place.precision - turns.bit_length()
     # The closest of the format's numbers to a multiple of pi/2 is about 2^-p from it: an error of
