@@ -50,7 +50,9 @@ def test_programs_over_the_reals_are_proven_near_what_is_measured(name: str) -> 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_programs_are_plain_values(name: str) -> None:
-    dials = SINGLE.dials(method(name))
+    dials = list(SINGLE.dials(method(name)))
+    if not dials:
+        pytest.skip("has nothing for this domain")
     program = SINGLE.program(method(name), dials[0])
     assert isinstance(program, Program)
     assert program.dtype == "float32"
@@ -65,6 +67,8 @@ def test_programs_are_plain_values(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_float32_programs_compute_in_float32(name: str) -> None:
     dials = list(SINGLE.dials(method(name)))
+    if not dials:
+        pytest.skip("has nothing for this domain")
     program = SINGLE.program(method(name), dials[-1])
     x = np.linspace(-0.5, 0.5, 1001).astype(np.float32)
     y = program(x)

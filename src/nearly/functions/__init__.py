@@ -74,6 +74,8 @@ METHODS = {
     "table": _line("piecewise:table"),
     "exponential-table": _line("piecewise:exponential_table"),
     "scaling": _line("scaling:scaling"),
+    "doubling": _line("composition:doubling", "autonumerics-zero"),
+    "record": _line("record:record", "autonumerics-zero"),
 }
 
 RESOLVERS = {"functions": "nearly.functions.problems:resolve"}
