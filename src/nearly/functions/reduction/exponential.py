@@ -2,9 +2,10 @@
 
 With base B and k = the integer nearest to x log2(B), r = x - k log_B(2):
 
-    B^x = 2^k B^r,   B^r = 1 + (lead r + r g(r)),   g(r) = (B^r - 1)/r - lead,
+    B^x = 2^k B^r,   B^r = 1 + (lead r + r^n g(r)),   g(r) = (B^r - 1 - lead r)/r^n,
 
-where `lead` is a power of two, so that `lead r` is exact and `r g` is small: what is rounded at the
+where `lead` is a power of two, so that `lead r` is exact and `r^n g` is small; n is 2 for exp, for
+which `lead` is the whole slope, and 1 for the others. What is rounded at the
 size of the result is the last sum alone, and what precedes it costs a quarter of an ULP. (A Horner
 scheme for B^r rounds its last product and the sum before it at the same size: 1.02 ULP without fma
 however high the degree.) Registers wider than the format need none of this: their core is B^r.
@@ -12,8 +13,8 @@ however high the degree.) Registers wider than the format need none of this: the
 Exact steps: -k (see `nearest_integer`); r for exp2, since x and k are multiples of ulp(x) and the
 difference is at most 1/2 >= |x|'s own binade allows; k*L1 for the others, L1 being log_B(2) in
 p - bits(k) bits; high = x - k*L1 (a multiple of ulp(x) or of L1's last place, below 1); lead times
-anything. low = k*L2 is rounded, far below; r = high + low is used in `r g(r)` alone, and the sum is
-lead high + (r g + lead low).
+anything. low = k*L2 is rounded, far below; r = high + low is used in `r^n g(r)` alone, and the sum
+is lead high + (r^n g + lead low).
 
 2^k is added to the exponent's bits: no product that could overflow on the way. A result below the
 smallest normal number is scaled by 2^unit instead, rounded to an integer by adding 2^(p-1), and
@@ -33,35 +34,40 @@ from nearly.functions.reduction.scheme import Reduction
 
 
 class Base(NamedTuple):
-    """A base: the reduced domain's end, the exact leading coefficient, log2 of the base."""
+    """A base: the reduced domain's end, the exact leading coefficient, log2 of the base, n."""
 
     half: str
     lead: Fraction
     binary: str
+    order: int
 
 
 BASES = {
-    "exp2": Base("1/2", Fraction(1, 2), "1"),
-    "exp": Base("0.3466", Fraction(1), "1/log(2)"),
-    "exp10": Base("0.15053", Fraction(2), "log(10)/log(2)"),
+    "exp2": Base("1/2", Fraction(1, 2), "1", 1),
+    "exp": Base("0.3466", Fraction(1), "1/log(2)", 2),
+    "exp10": Base("0.15053", Fraction(2), "log(10)/log(2)", 1),
 }
 
 
 def exponential(function: Function) -> Reduction:
     """The reduction of exp2, exp or exp10."""
     place, base = layout(function), BASES[function.name]
-    reduced = (f"-{base.half}", base.half)
+    core = tail_core(function, function.name)
     if place.is_wide:
-        core = Function(function.name, reduced, function.dtype, "relative")
-    else:
-        tail = f"({function.name}(x)-1)/x-{base.lead}"
-        core = Function(tail, reduced, function.dtype, "absolute")
+        core = Function(function.name, core.domain, function.dtype, "relative")
 
     def wrap(program: Program) -> Program:
         b = Builder(function.dtype)
         return b.program(_power(b, place, base, program))
 
     return Reduction(function, (core,), wrap)
+
+
+def tail_core(function: Function, name: str) -> Function:
+    """g of the exponential called `name`, in the format of `function`."""
+    base = BASES[name]
+    tail = f"({name}(x)-1-{base.lead}*x)/x^{base.order}"
+    return Function(tail, (f"-{base.half}", base.half), function.dtype, "absolute")
 
 
 def _power(b: Builder, place: Layout, base: Base, core: Program) -> Node:
@@ -74,14 +80,15 @@ def _power(b: Builder, place: Layout, base: Base, core: Program) -> Node:
     shifted, minus_k = nearest_integer(b, place, x, rate)
     value = _reduced_power(b, place, base, x, minus_k, core)
     scaled = b.iadd(b.bits(value), b.ishl(b.bits(shifted), place.mantissa))
-    if underflows and place.has_subnormals:
-        scaled = b.select(b.lt(scaled, place.hidden), subnormal_bits(b, place, scaled), scaled)
-    result = b.from_bits(scaled)
     overflow = (place.register.emax + 1) / rate
-    if not place.reaches(overflow):
-        return result
-    fits = b.lt(b.x, place.at_least(overflow))
-    return b.select(fits, result, b.mul(b.x, Fraction(2) ** place.register.emax))
+    if place.reaches(overflow):
+        huge = b.mul(b.x, Fraction(2) ** place.register.emax)
+        scaled = b.select(b.lt(b.x, place.at_least(overflow)), scaled, b.bits(huge))
+    if underflows and place.has_subnormals:
+        # Asked of x and not of the bits, which are those of any NaN.
+        is_small = b.lt(b.x, place.at_least(place.register.emin / rate))
+        scaled = b.select(is_small, subnormal_bits(b, place, scaled), scaled)
+    return b.from_bits(scaled)
 
 
 def _reduced_power(
@@ -118,8 +125,9 @@ def reduced_argument(b: Builder, place: Layout, x: Node, minus_k: Node, rate: Fr
 
 
 def less_one(b: Builder, base: Base, parts: Argument, core: Program) -> tuple[Node, Node]:
-    """B^r - 1 = lead*high + (r g(r) + lead*low): an exact head and a small tail."""
-    tail = b.fma(parts.r, b.inline(core, parts.r), _led(b, base, parts.low))
+    """B^r - 1 = lead*high + (r^n g(r) + lead*low): an exact head and a small tail."""
+    factor = parts.r if base.order == 1 else b.mul(parts.r, parts.r)
+    tail = b.fma(factor, b.inline(core, parts.r), _led(b, base, parts.low))
     return _led(b, base, parts.high), tail
 
 

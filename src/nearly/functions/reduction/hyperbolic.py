@@ -4,14 +4,18 @@ By a = |x|, up to 1 (odd, small): tanh a = a + a^3 q(a), q(x) = (tanh x - x)/x^3
 
     tanh a = (d - 2 2^-k)/d,   d = (1 + 2^-k) + s,   e^(2a) = 2^k (1 + s),
 
-with s = r + r g(r) as in `exponential`. The difference is exact, so d's rounding is the only one
+with s = r + r^2 g(r) as in `exponential`. The difference is exact, so d's rounding is the only one
 beside the quotient's, and counts a third of itself because it cancels. Powers of two keep d near 1
 for every a. Where 2^-k reaches the last place of d the difference would be a tie and could fall the
 wrong way: 2 2^-k is taken one last place too small. a is held where tanh rounds to 1.
 
 sinh and cosh: e^a = 2^k (1 + s) and e^-a = 2^-k / (1 + s), so 2^(1-k) times them is
 1 + (s -+ q), q = 2^-2k / (1 + s), the tail of s and q added first; sinh up to 1 is odd and small,
-a + a^3 q(a). expm1 is 2^k - 1 + 2^k s, the error of the first sum added to the tail.
+a + a^3 q(a).
+
+expm1 is 2^k - 1 + 2^k s, the error of the first sum added to the tail. Here k is the integer
+nearest to x log2(e) - 0.085, so that k = 0 from expm1 = -1/4 to 1/2: with the usual middle, results
+below 1/2 would come with k = 1 from terms of twice their size.
 
 sigmoid(x) = 2^k / D, D = 2^k + e^-r, x = k log(2) + r. A rounded D, and then a rounded quotient,
 would be two roundings of the result's size: 1.5 ULP. So D = c + l, c about 2^k + 1 - r + r^2/2 in
@@ -38,6 +42,7 @@ from nearly.functions.reduction.exponential import (
     Argument,
     less_one,
     reduced_argument,
+    tail_core,
 )
 from nearly.functions.reduction.layout import (
     Layout,
@@ -51,6 +56,7 @@ from nearly.functions.reduction.scheme import Reduction
 
 EXP = BASES["exp"]
 JOINT = Fraction(3, 4)  # of tanh
+OFFSET = Fraction(-87, 1024)  # of expm1, near log2(4/3) - 1/2
 
 
 def tanh(function: Function) -> Reduction:
@@ -68,7 +74,7 @@ def tanh(function: Function) -> Reduction:
         result = b.select(b.lt(size, JOINT), small, large)
         return b.program(keep_tiny(b, place, size, b.x, result))
 
-    return Reduction(function, (near, _exponential_core(function)), wrap)
+    return Reduction(function, (near, tail_core(function, "exp")), wrap)
 
 
 def _saturating(b: Builder, place: Layout, size: Node, core: Program) -> Node:
@@ -99,7 +105,7 @@ def sinh(function: Function) -> Reduction:
         result = b.select(b.lt(size, 1), small, large)
         return b.program(keep_tiny(b, place, size, b.x, result))
 
-    return Reduction(function, (near, _exponential_core(function)), wrap)
+    return Reduction(function, (near, tail_core(function, "exp")), wrap)
 
 
 def cosh(function: Function) -> Reduction:
@@ -110,7 +116,7 @@ def cosh(function: Function) -> Reduction:
         b = Builder(function.dtype)
         return b.program(_half_sum(b, place, b.abs(b.x), core, b.add))
 
-    return Reduction(function, (_exponential_core(function),), wrap, bound=1.25)
+    return Reduction(function, (tail_core(function, "exp"),), wrap, bound=1.25)
 
 
 def _half_sum(
@@ -133,14 +139,18 @@ def _half_sum(
 
 def expm1(function: Function) -> Reduction:
     """The reduction of expm1."""
-    place = layout(function)
+    place, rate = layout(function), real(EXP.binary)
+    reduced = (Fraction(-1, 2) - OFFSET) / rate, (Fraction(1, 2) - OFFSET) / rate
+    domain = (f"{float(reduced[0]):.3f}", f"{float(reduced[1]):.3f}")
+    core = Function(tail_core(function, "exp").name, domain, function.dtype, "absolute")
 
-    def wrap(core: Program) -> Program:
+    def wrap(program: Program) -> Program:
         b = Builder(function.dtype)
-        lowest = Fraction(-round((place.precision + 2) / real(EXP.binary)))
-        held = b.select(b.lt(b.x, lowest), b.constant(lowest), b.x)
-        shifted, parts = _argument(b, place, held)
-        head, tail = less_one(b, EXP, parts, core)
+        held = _at_least(b, b.x, Fraction(-round((place.precision + 2) / rate)))
+        shifted = b.add(b.fma(held, rate, OFFSET), place.magic)
+        minus_k = b.sub(b.constant(place.magic), shifted)
+        parts = reduced_argument(b, place, held, minus_k, rate)
+        head, tail = less_one(b, EXP, parts, program)
         power = b.ishl(b.bits(shifted), place.mantissa)
         # Half of everything, so that 2^k does not overflow before the result does.
         scale = b.from_bits(b.iadd(_one(place) - place.hidden, power))
@@ -149,19 +159,19 @@ def expm1(function: Function) -> Reduction:
         high = b.add(whole, first)
         low = b.fma(scale, tail, b.add(b.sub(whole, high), first))
         result = b.mul(b.add(high, low), 2)
-        fits = b.lt(b.x, place.at_least((place.register.emax + 1) / real(EXP.binary)))
+        fits = b.lt(b.x, place.at_least((place.register.emax + 1) / rate))
         huge = b.mul(b.x, Fraction(2) ** place.register.emax)
         tiny = b.lt(b.abs(b.x), Fraction(1, 2 ** (place.precision + 1)))
         return b.program(b.select(tiny, b.x, b.select(fits, result, huge)))
 
-    return Reduction(function, (_exponential_core(function),), wrap)
+    return Reduction(function, (core,), wrap)
 
 
 def sigmoid(function: Function) -> Reduction:
     """The reduction of sigmoid."""
     place = layout(function)
     rate = real(EXP.binary)
-    core = Function("(exp(-x)-1)/x+1", (f"-{EXP.half}", EXP.half), function.dtype, "absolute")
+    core = Function("(exp(-x)-1+x)/x^2", (f"-{EXP.half}", EXP.half), function.dtype, "absolute")
     # Below the first the result is 0, or at least below the format's numbers; above the second 1.
     smallest = place.unit + 3 if place.has_subnormals else -place.register.emin - 1
     least, most = Fraction(-int(smallest / rate)), Fraction(round((place.precision + 2) / rate))
@@ -190,8 +200,9 @@ def _reciprocal_of_sum(
     b: Builder, place: Layout, power: Node, parts: Argument, core: Program
 ) -> Node:
     """1/(power + e^-r), rounded once."""
-    tail = b.fma(parts.r, b.inline(core, parts.r), b.neg(parts.low))
-    rough = b.fma(b.mul(parts.high, parts.high), Fraction(1, 2), b.neg(parts.high))
+    square = b.mul(parts.r, parts.r)
+    tail = b.fma(square, b.inline(core, parts.r), b.neg(parts.low))
+    rough = b.fma(square, Fraction(1, 2), b.neg(parts.high))
     divisor = _cut(b, place, b.add(b.add(1, power), rough))
     guess = _cut(b, place, b.div(1, divisor))
     left = b.add(b.sub(b.add(b.sub(1, divisor), power), parts.high), tail)
@@ -210,10 +221,6 @@ def _terms(place: Layout) -> int:
 def _cut(b: Builder, place: Layout, value: Node) -> Node:
     """The leading half of the bits."""
     return b.from_bits(b.iand(b.bits(value), -1 << (place.precision - place.precision // 2)))
-
-
-def _exponential_core(function: Function) -> Function:
-    return Function("(exp(x)-1)/x-1", (f"-{EXP.half}", EXP.half), function.dtype, "absolute")
 
 
 def _argument(b: Builder, place: Layout, x: Node) -> tuple[Node, Argument]:
