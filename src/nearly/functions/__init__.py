@@ -82,6 +82,8 @@ RESOLVERS = {"functions": "nearly.functions.problems:resolve"}
 
 EXPORTS = dict.fromkeys(("c", "numpy", "jax", "stablehlo"), "nearly.functions.export:export")
 
+COMMANDS = {"discover": "nearly.functions.discovery.command:discover"}
+
 __getattr__, __all__ = attach(
     __name__,
     {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -86,39 +86,41 @@ def certified(function: Function, program: Program) -> Found | None:
     return None
 
 
-def frontier(
+def candidates(
     function: Function,
     archives: Sequence[Pools],
     most: int,
     progress: Progress = silent,
     tried: int = TRIED,
 ) -> tuple[Found, ...]:
-    """Of each cost the best proven program, where it beats all cheaper ones; cheap to dear.
+    """The best programs of each cost that could be proven, cheap to dear.
 
     **Arguments:**
 
     - `archives`: of the islands, all of the same shape.
     - `most`: the dearest cost that is looked at.
-    - `tried`: how many programs of each cost are polished; the one of the smallest bound stays.
+    - `tried`: how many programs of each cost are polished and proven.
     """
     kept: list[Found] = []
     for cost in range(1, most + 1):
         progress(cost, most, "proving")
-        for found in _of_cost(function, programs_at(archives, cost)[:tried]):
-            if not kept or found.bound < kept[-1].bound:
-                kept.append(found)
+        tries = (certified(function, p) for p in programs_at(archives, cost)[:tried])
+        found = [f for f in tries if f is not None]
+        kept += [f for f in found if function.error == "absolute" or f.bound < HOPELESS]
     return tuple(kept)
 
 
-def _of_cost(function: Function, programs: Sequence[Program]) -> Iterator[Found]:
-    """The best of some programs, if any can be proven."""
-    found = [f for program in programs if (f := certified(function, program)) is not None]
-    worth = [f for f in found if function.error == "absolute" or f.bound < HOPELESS]
-    if worth:
-        yield min(worth, key=lambda f: f.bound)
+def best_of(found: Sequence[Found], cost: Callable[[Program], float]) -> tuple[Found, ...]:
+    """Those that no other one beats in cost and bound; cheap to dear."""
+    kept: list[Found] = []
+    for each in sorted(found, key=lambda f: (cost(f.program), f.bound)):
+        if not kept or each.bound < kept[-1].bound:
+            kept.append(each)
+    return tuple(kept)
 
 
-def weight(program: Program) -> int:
-    """Operations with a division counted as `DIVISION`, as the search's objective has it."""
+def costs_of(program: Program) -> dict[str, int]:
+    """What a program costs under each objective of the search."""
     names = [name for name, *_ in program.instructions]
-    return sum(DIVISION if name == "div" else 1 for name in names)
+    weighted = sum(DIVISION if name == "div" else 1 for name in names)
+    return {"operations": len(names), "weighted": weighted, "depth": program.cost.depth}

@@ -23,7 +23,7 @@ import numpy as np
 from nearly.core.errors import InputError
 from nearly.core.executors import connect
 from nearly.core.progress import Progress, silent
-from nearly.functions.discovery.certificate import Found, frontier
+from nearly.functions.discovery.certificate import Found, best_of, candidates, costs_of
 from nearly.functions.discovery.islands import (
     Progressed,
     Search,
@@ -44,7 +44,8 @@ class Discovery:
     **Arguments:**
 
     - `search`: its settings. `rounds`: how many it took; both together give the same result again.
-    - `frontier`: proven programs, cheap to dear, each better than all before it.
+    - `candidates`: all programs that were polished and proven, a few of each cost.
+    - `frontier`: those of them that are best, cheap to dear, each better than all before it.
     - `counts`: children bred, fits and so on, over all islands and rounds (`COUNTS`).
     - `seconds`: of this call's rounds, without proofs.
     - `state`: all islands, to go on from.
@@ -52,6 +53,7 @@ class Discovery:
 
     search: Search
     rounds: int
+    candidates: tuple[Found, ...]
     frontier: tuple[Found, ...]
     counts: dict[str, int]
     seconds: float
@@ -101,10 +103,11 @@ def evolve(
             progress(current.rounds, most_rounds or current.rounds, described(current))
     seconds = time.perf_counter() - begun
     archives = [island.archive for island in current.states]
-    found = frontier(search.function, archives, search.most, progress)
+    found = candidates(search.function, archives, search.most, progress)
+    front = best_of(found, lambda program: costs_of(program)[search.objective])
     totals = np.sum([island.counts for island in current.states], axis=0).tolist()
     counts: dict[str, int] = dict(zip(COUNTS, totals, strict=True))
-    return Discovery(search, current.rounds, found, counts, seconds, current)
+    return Discovery(search, current.rounds, found, front, counts, seconds, current)
 
 
 def described(current: Progressed) -> str:

@@ -27,8 +27,8 @@ class Effort(NamedTuple):
     double-double where float64 is at its end.
     """
 
-    steps: int = 16
-    long_steps: int = 40
+    steps: int = 40
+    long_steps: int = 60
     fresh: int = 16
     refining: int = 8
 
