@@ -88,9 +88,13 @@ def programs(function: Function, path: Path) -> Iterator[Candidate]:
 
 def searched(function: Function, minutes: float) -> Iterator[Candidate]:
     from nearly.functions.discovery.evolve import evolve
+    from nearly.functions.discovery.islands import Search
 
-    for found in evolve(function, ops=max(COUNTS), minutes=minutes).programs:
-        yield Candidate(found, "search: evolve")
+    search = Search(function, most=max(COUNTS))
+    found = evolve(search, minutes=minutes)
+    for candidate in found.candidates:
+        how = f"search: evolve, seed {search.seed}, {found.rounds} rounds"
+        yield Candidate(candidate.program, how)
 
 
 def extend(function: Function, candidates: Iterator[Candidate]) -> None:
