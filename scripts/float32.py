@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,9 @@ def _statement(recipe: Recipe, found: Mapping[str, Any]) -> ErrorStatement:
 
 def measure(recipe: Recipe, text: str) -> dict[str, Any]:
     """Every input tried on the text, in a process for each kind of processor."""
-    results: dict[str, Any] = {}
-    for label, flags in PROCESSORS.items():
-        done = subprocess.run(
-            [sys.executable, __file__, "--measure", recipe.name],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        )
-        if done.returncode:
-            raise RuntimeError(f"{recipe.name}, {label}: {done.stderr[-2000:]}")
-        results[label] = json.loads(done.stdout)
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda flags: _measured_apart(recipe, text, flags), PROCESSORS.values())
+        results = dict(zip(PROCESSORS, found, strict=True))
     worst = max(results.values(), key=lambda r: r["worst_ulp"])
     return {
         "worst_ulp": worst["worst_ulp"],
@@ -91,6 +82,20 @@ def measure(recipe: Recipe, text: str) -> dict[str, Any]:
         "jax": jax.__version__,
         **results,
     }
+
+
+def _measured_apart(recipe: Recipe, text: str, flags: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, __file__, "--measure", recipe.name],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+    if done.returncode:
+        raise RuntimeError(f"{recipe.name} {flags}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout)
 
 
 def try_all(recipe: Recipe, text: str) -> dict[str, Any]:
