@@ -54,6 +54,19 @@ def test_bound_is_tight_where_the_singularity_at_zero_is_removable(j: int, k: in
     assert proof.rounding == 0
 
 
+def test_a_constant_numerator_of_an_inner_quotient_counts() -> None:
+    """x / (d / x) is x^2 / d; the error of c - x^2/d against cos, by mpmath."""
+    b = Builder()
+    c, d = Fraction(998, 1000), Fraction(211, 100)
+    program = b.program(c - b.x / (d / b.x))
+    worst = max(
+        abs((0.998 - x**2 / 2.11) / mpmath.cos(x) - 1)
+        for x in (mpmath.mpf(i) / 2000 for i in range(1501))
+    )
+    proof = prove(Function("cos", ("0", "3/4")), program)
+    assert worst * (1 - 1e-12) <= proof.total <= worst * 1.001
+
+
 def cubic(name: str = "real") -> Program:
     b = Builder(name)
     return b.program(b.x * (1 - b.x * b.x * Fraction(1, 6)))

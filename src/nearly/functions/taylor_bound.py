@@ -486,7 +486,9 @@ def _pair_neg(a: Any) -> Any:
 
 def _pair_div(a: Any, b: Any) -> Any:
     (p, q), (r, s) = _pair(a), _pair(b)
-    return p * s, q * r
+    denominator = q * r
+    # A constant is divided by at once: a denominator that is a ball is always the literal 1.
+    return p * s / denominator if isinstance(denominator, arb) else (p * s, denominator)
 
 
 def _collapsed(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
