@@ -17,9 +17,12 @@ from flint import arb, arb_mat
 from nearly.core.errors import InputError
 from nearly.functions.discovery.kernels import ADD, DIV, MUL, NEG, SQRT, SUB, chebyshev_points
 from nearly.functions.discovery.tape import Tape
+from nearly.functions.error_curve import peaks
 from nearly.functions.function import Function
+from nearly.functions.levelled import Point
 from nearly.functions.oracle import exact
 from nearly.functions.program import Program
+from nearly.functions.target import Piece
 
 CAUTION = Fraction(1, 10)  # how strongly a step is held back, for its error
 INSET = 64  # how near to the domain's ends errors are looked at, in halvings of its length
@@ -112,33 +115,49 @@ class Curve:
         return error, [adjoints[-2 - k].mid() for k in range(len(constants))]
 
     def has_pole(self, constants: Sequence[arb], grid: Sequence[Sample]) -> bool:
-        """Whether a denominator changes sign between points of the grid, and the error is large.
+        """Whether the error is large, twice that on the grid, where a denominator all but vanishes.
 
-        Large: twice that at any point of the grid, just beside the zero. A zero that numerator and
-        denominator share is none.
+        Looked at are its zeros and the least of its sizes between points of the grid. A zero that
+        numerator and denominator share does no harm.
         """
-        slots = [self._forward(constants, sample.x) for sample in grid]
         height = largest([self.error(constants, sample) for sample in grid])
-        for operation, _, b in self.rows:
-            if operation != DIV:
-                continue
-            signs = [bool(values[b] > 0) for values in slots]
-            for i in range(1, len(grid)):
-                if signs[i - 1] != signs[i]:
-                    ends = self._zero(constants, b, grid[i - 1].x, grid[i].x)
-                    beside = largest([self.error(constants, self.sample(x)) for x in ends])
-                    if not bool(beside < 2 * height):
-                        return True
+        tables = [self._forward(constants, sample.x) for sample in grid]
+        for operation, _, slot in self.rows:
+            if operation == DIV:
+                small = self._smallest(constants, slot, grid, [values[slot] for values in tables])
+                beside = largest([self.error(constants, self.sample(x)) for x in small])
+                if not bool(beside <= 2 * height):
+                    return True
         return False
 
-    def _zero(self, constants: Sequence[arb], slot: int, low: arb, high: arb) -> tuple[arb, arb]:
+    def _smallest(
+        self, constants: Sequence[arb], slot: int, grid: Sequence[Sample], values: Sequence[arb]
+    ) -> list[arb]:
+        """Where a value, known on the grid, changes sign, or is smallest between its neighbours."""
+        found: list[arb] = []
+        for i in range(1, len(grid)):
+            if bool(values[i - 1] > 0) != bool(values[i] > 0):
+                found += self._zero(constants, slot, grid[i - 1].x, grid[i].x)
+        whole = Piece(*self.function.interval)
+        points = [Point(sample.x, whole) for sample in grid]
+
+        def size(point: Point) -> arb:
+            return -abs(self._forward(constants, point.x)[slot]).mid()
+
+        shifted = [-abs(value).mid() for value in values]
+        floor = min(shifted, key=float)
+        # Above a floor all are positive, so that the largest is where the value is smallest.
+        lifted = peaks(points, [v - floor for v in shifted], lambda point: size(point) - floor)
+        return found + [e.point.x for e in lifted]
+
+    def _zero(self, constants: Sequence[arb], slot: int, low: arb, high: arb) -> list[arb]:
         """Two points, near each other, between which a value changes sign."""
         sign = bool(self._forward(constants, low)[slot] > 0)
         for _ in range(INSET):
             middle = ((low + high) / 2).mid()
             same = bool(self._forward(constants, middle)[slot] > 0) == sign
             low, high = (middle, high) if same else (low, middle)
-        return low, high
+        return [low, high]
 
     def _forward(self, constants: Sequence[arb], x: arb) -> list[arb]:
         """The values by operand: instructions from the start, x and the constants from the end."""

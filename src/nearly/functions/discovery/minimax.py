@@ -46,6 +46,7 @@ from nearly.functions.target import Piece
 PRECISIONS = (512, 1024, 2048)
 LEVEL = 1e-7  # how nearly the extrema must agree, relatively
 EXCHANGES = 40
+TRIED = 4  # starts from which the exchange is tried until one levels
 NEWTON_STEPS = 40
 HALVINGS = 12
 NEARLY = Fraction(1, 2**40)  # a constant so near to a simple number is meant to be this
@@ -164,29 +165,44 @@ class _Found(NamedTuple):
 
 
 def _fitted(curve: Curve, starts: Sequence[Sequence[Fraction]]) -> _Found:
-    """The exchange from the best start that leads to no pole."""
+    """The exchange from the best start that leads to no pole; if it fails, from the next ones."""
+    samples = curve.grid(max(16, 4 * len(starts[0])))
+    best: _Found | None = None
+    for constants in _ranked(curve, samples, starts):
+        constants, free = _pinned(curve, constants)
+        rows = arb_mat([curve.gradient(constants, sample)[1] for sample in samples])
+        found = _exchanged(curve, constants, independent(rows, free, ctx.prec // 5))
+        if curve.has_pole(found.constants, samples):
+            continue
+        if best is None or found.height < best.height:
+            best = found
+        if best.levelled:
+            break
+    if best is None:
+        raise InputError(
+            f"the program has no finite error on {curve.function} from any start: give starts "
+            "without a pole on the domain"
+        )
+    return best
+
+
+def _ranked(
+    curve: Curve, samples: Sequence[Sample], starts: Sequence[Sequence[Fraction]]
+) -> list[list[arb]]:
+    """The starts and what least squares makes of them, by their errors; at most `TRIED`."""
     everything = range(len(starts[0]))
-    samples = curve.grid(max(16, 4 * len(everything)))
     reached: list[tuple[float, list[arb]]] = []
     for start in starts:
-        constants = least_squares(curve, samples, [exact(value) for value in start], everything)
+        raw = [exact(value) for value in start]
+        constants = least_squares(curve, samples, raw, everything)
         constants, free = _pinned(curve, constants)
         if len(free) < len(everything):
             constants = least_squares(curve, samples, constants, free)
-        if not curve.has_pole(constants, samples):
-            height = largest([curve.error(constants, sample) for sample in samples])
-            reached.append((float(height), constants))
-    for height, constants in sorted(reached, key=lambda each: each[0]):
-        if height < math.inf:
-            _, free = _pinned(curve, constants)
-            rows = arb_mat([curve.gradient(constants, sample)[1] for sample in samples])
-            found = _exchanged(curve, constants, independent(rows, free, ctx.prec // 5))
-            if not curve.has_pole(found.constants, samples):
-                return found
-    raise InputError(
-        f"the program has no finite error on {curve.function} from any start: give starts without "
-        "a pole on the domain"
-    )
+        for candidate in (constants, raw):
+            height = largest([curve.error(candidate, sample) for sample in samples])
+            if height.is_finite() and not curve.has_pole(candidate, samples):
+                reached.append((float(height), candidate))
+    return [constants for _, constants in sorted(reached, key=lambda each: each[0])[:TRIED]]
 
 
 def _pinned(curve: Curve, constants: list[arb]) -> tuple[list[arb], list[int]]:
