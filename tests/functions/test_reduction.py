@@ -43,7 +43,9 @@ DEGREES = {
     "sinh": (8, 5),
     "cosh": (5,),
     "sigmoid": (5,),
-    "erf": (6, 15),
+    "erf": (6, 12),
+    "erfc": (11, 11, 4),
+    "gelu": (11, 12, 4),
     "sqrt": (),
     "rsqrt": (4,),
     "cbrt": (5,),
@@ -57,6 +59,7 @@ TRUTH = {
     "log2": lambda x: mpmath.log(x, 2),
     "rsqrt": lambda x: 1 / mpmath.sqrt(x),
     "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "gelu": lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
     "cbrt": lambda x: mpmath.sign(x) * mpmath.cbrt(abs(x)),
 }
 
@@ -125,7 +128,7 @@ def _true(truth, name: str, point: float):
         return mpmath.inf if name == "rsqrt" else -mpmath.inf
     if abs(point) > 1e5 and name in ("exp", "exp2", "exp10", "expm1", "sinh", "cosh", "sigmoid"):
         point = math.copysign(1e5, point)  # as good as infinity, and mpmath answers
-    if abs(point) > 40 and name in ("erf", "tanh"):
+    if abs(point) > 40 and name in ("erf", "erfc", "tanh"):
         point = math.copysign(40, point)
     return truth(mpmath.mpf(point))
 
@@ -234,6 +237,8 @@ SPECIAL = {
     "cosh": [(0.0, 1.0), (-0.0, 1.0), (INF, INF), (-INF, INF), (90.0, INF)],
     "sigmoid": [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, 0.0), (-110.0, 0.0)],
     "erf": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (1e-45, 1e-45), (4.5, 1.0)],
+    "erfc": [(0.0, 1.0), (-0.0, 1.0), (INF, 0.0), (-INF, 2.0), (10.06, 0.0), (-4.0, 2.0)],
+    "gelu": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (-15.0, -0.0), (1e38, 1e38)],
     "sqrt": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, NAN), (-1e-45, NAN), (9.0, 3.0)],
     "rsqrt": [(0.0, INF), (-0.0, INF), (INF, 0.0), (-INF, NAN), (-1e-45, NAN), (4.0, 0.5)],
     "cbrt": [

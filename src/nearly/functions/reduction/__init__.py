@@ -19,8 +19,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from nearly.functions.function import Function
-from nearly.functions.reduction.error_function import erf
+from nearly.functions.reduction.error_function import erf, erfc
 from nearly.functions.reduction.exponential import exponential
+from nearly.functions.reduction.gelu import gelu
 from nearly.functions.reduction.hyperbolic import cosh, expm1, sigmoid, sinh, tanh
 from nearly.functions.reduction.inverse import acos, asin, atan
 from nearly.functions.reduction.logarithm import log1p, logarithm
@@ -66,6 +67,8 @@ FAMILIES: Mapping[str, Family] = {
     "cosh": _symmetric(cosh, 1),
     "sigmoid": _symmetric(sigmoid, 1),
     "erf": _symmetric(erf, 1),
+    "erfc": _symmetric(erfc, 1),
+    "gelu": _symmetric(gelu, 1),
     "sqrt": _around_one(sqrt, 4),
     "rsqrt": _around_one(rsqrt, 4),
     "cbrt": _around_one(cbrt, 8),
