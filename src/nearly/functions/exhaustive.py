@@ -230,7 +230,8 @@ def _try_chunk(
     chunk: tuple[int, int],
 ) -> list[_Found]:
     start, stop = chunk
-    x = numbers(truth.format, np.arange(start, stop, dtype=np.int64))
+    unsigned = np.dtype(f"uint{truth.format.bits}")
+    x = numbers(truth.format, np.arange(stop - start, dtype=unsigned) + unsigned.type(start))
     exact, doubt = np.empty(x.size), np.empty(x.size)
     truth.fill(_single(x), start, exact, doubt)
     return [

@@ -187,7 +187,7 @@ def _checked(function: Function, far: Far, ranges: tuple[tuple[int, int], ...]) 
 def numbers(format: Format, patterns: np.ndarray) -> np.ndarray:
     """The numbers of a format with these bit patterns."""
     unsigned = np.dtype(f"uint{format.bits}")
-    return np.asarray(patterns).astype(unsigned).view(format.dtype)
+    return np.asarray(patterns).astype(unsigned, copy=False).view(format.dtype)
 
 
 def widened(x: np.ndarray) -> np.ndarray:
