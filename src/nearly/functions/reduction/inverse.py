@@ -55,7 +55,8 @@ def atan(function: Function) -> Reduction:
 
     def wrap(program: Program) -> Program:
         b = Builder(function.dtype)
-        size = b.abs(b.x)
+        given, large = b.abs(b.x), b.constant(Fraction(2) ** (2 * place.precision))
+        size = b.select(b.lt(large, given), large, given)  # infinity times 0 would be NaN
         is_near, is_far = b.lt(size, Fraction(1, 2)), b.lt(2, size)
 
         def choose(near: Node | Fraction, middle: Node | Fraction, far: Node | Fraction) -> Node:
@@ -76,7 +77,7 @@ def atan(function: Function) -> Reduction:
         base, base_rest = (choose(zero, middle[i], far[i]) for i in range(2))
         small = b.fma(t, b.inline(program, t), b.fma(left, inverse, base_rest))
         signed = give_sign(b, place, _sum(b, base, q, small), b.x)
-        return b.program(keep_tiny(b, place, size, b.x, signed))
+        return b.program(keep_tiny(b, place, given, b.x, signed))
 
     return Reduction(function, (core,), wrap)
 
