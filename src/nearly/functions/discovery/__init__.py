@@ -1,4 +1,8 @@
-"""Finding programs: the best constants of a structure, and the structures themselves."""
+"""Finding programs: the best constants of a structure, and the structures themselves.
+
+A function that has its module's name is imported from there, as in
+`from nearly.functions.discovery.minimax import minimax`.
+"""
 
 from nearly.core.lazy import attach
 
@@ -7,6 +11,5 @@ __getattr__, __all__ = attach(
     {
         "Fitted": "nearly.functions.discovery.minimax:Fitted",
         "Tape": "nearly.functions.discovery.tape:Tape",
-        "minimax": "nearly.functions.discovery.minimax:minimax",
     },
 )
