@@ -82,7 +82,7 @@ RESOLVERS = {"functions": "nearly.functions.problems:resolve"}
 
 EXPORTS = dict.fromkeys(("c", "numpy", "jax", "stablehlo"), "nearly.functions.export:export")
 
-COMMANDS = {"discover": "nearly.functions.discovery.command:discover"}
+COMMANDS = {"discover": "nearly.functions.discovery.command:app"}
 
 __getattr__, __all__ = attach(
     __name__,

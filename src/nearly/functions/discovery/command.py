@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from nearly.core.errors import InputError, Interrupted, StoreError, UnknownName
 from nearly.functions import DOMAINS
@@ -79,6 +80,16 @@ USUAL_MINUTES = 1.0
 PAPER_CHILDREN = 20  # of a round: fits by CMA-ES take a second
 
 
+class Command(TyperCommand):
+    """A command whose context is one of typer's own."""
+
+    context_class = typer.Context
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command("discover", cls=Command)
 def discover(
     ctx: typer.Context,
     function: Function,

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, no_type_check
 
+import numba
 import numpy as np
 
 from nearly.functions.discovery.double_double import worst
@@ -43,6 +43,7 @@ def run_covariance_round(
     """Breed, fit by CMA-ES and admit so many children; as `trial.run_round`, from Python."""
     for _ in range(children):
         proposal = propose(state, rule, rates, stream)
+        proposal = proposal._replace(digest=np.uint64(proposal.digest))  # Python made it an int
         error, constants = fitted(proposal, samples, rates, stream)
         admit(state, rule, proposal, error, constants, np.zeros_like(constants))
 
@@ -77,7 +78,7 @@ def train(
     """
     import cma
 
-    loss = _Loss(proposal, samples)
+    structure = (proposal.operations, proposal.left, proposal.right)
     options: dict[str, Any] = {
         "popsize": POPULATION,
         "seed": int(draw(stream) % np.uint64(2**31 - 1)) + 1,
@@ -89,13 +90,14 @@ def train(
         "tolstagnation": 10 * GENERATIONS,
         "CMA_active": False,
     }
-    best, least, improved, generation = begin, loss(begin), 0, 0
+    best, improved, generation = begin, 0, 0
+    least = float(losses_of(*structure, begin[np.newaxis], samples)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of flat losses: programs that ignore their constants
         strategy = cma.CMAEvolutionStrategy(begin.tolist(), STEP, options)
         while generation < GENERATIONS and not strategy.stop():
             points = strategy.ask()
-            losses = [loss(point) for point in points]
+            losses = losses_of(*structure, np.array(points), samples).tolist()
             strategy.tell(points, losses)
             generation += 1
             at = int(np.argmin(losses))
@@ -106,18 +108,18 @@ def train(
     return best
 
 
-class _Loss:
-    """The largest error on the grid; huge where it is infinite, which `cma` cannot rank."""
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def losses_of(operations, left, right, points, samples):
+    """The largest error on the grid for each row of constants; huge where it is infinite.
 
-    def __init__(self, proposal: Proposal, samples: Samples) -> None:
-        self.structure = (proposal.operations, proposal.left, proposal.right)
-        self.samples = samples
-        rows = proposal.constants.size + 1 + proposal.operations.size
-        self.values = np.empty((rows, samples.points.size))
-        self.out = np.empty(samples.points.size)
-
-    def __call__(self, constants: Sequence[float] | np.ndarray) -> float:
-        given = np.asarray(constants, dtype=np.float64)
-        evaluate(*self.structure, given, self.samples.points, self.values)
-        error = residual(self.values[-1], self.samples, self.out)
-        return error if error < math.inf else 1e300
+    `cma` cannot rank infinities.
+    """
+    count, m = points.shape
+    values = np.empty((m + 1 + operations.size, samples.points.size))
+    out = np.empty(samples.points.size)
+    losses = np.empty(count)
+    for i in range(count):
+        evaluate(operations, left, right, points[i], samples.points, values)
+        losses[i] = min(residual(values[m + operations.size], samples, out), 1e300)
+    return losses

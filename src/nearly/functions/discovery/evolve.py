@@ -95,6 +95,7 @@ def evolve(
     if most_rounds is None and minutes is None:
         raise InputError("a search needs an end: give most_rounds or minutes")
     start = resumed(state, search) if state else began(search)
+    progress(start.rounds, most_rounds or start.rounds, "starting (compiled on first use)")
     current, begun = start, time.perf_counter()
     with connect(workers, executor) as submitter:
         for current in until(rounds(search, start, submitter), start, most_rounds, minutes):

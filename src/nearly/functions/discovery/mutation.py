@@ -151,12 +151,16 @@ def child(work, operations, left, right, constants, rates, stream):
         _copy(work, root, 0, size, 0)
         _copy(work, root, 1, size, 1)
         size += 1
-    return canonical(
+    made = canonical(
         work.operations[:size],
         work.operands[0, :size],
         work.operands[1, :size],
         work.constants[: 2 * size],
     )
+    for k in range(made[3].size):
+        if not np.isfinite(made[3][k]):  # constants of constants, divided by 0
+            made[3][k] = start(rates, stream)
+    return made
 
 
 @numba.njit(cache=True, nogil=True)

@@ -325,8 +325,8 @@ def _survive(population, rule):
             population.right[0, place, :n],
             rule.objective,
         )
-    front = _fronts(costs, errors)
-    lonely = _crowding(costs, errors, front)
+    front = fronts(costs, errors)
+    lonely = crowding(costs, errors, front)
     taken = np.zeros(count, dtype=np.bool_)
     for parent in range(rule.parents):
         best = -1
@@ -345,7 +345,7 @@ def _survive(population, rule):
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def _fronts(costs, errors):
+def fronts(costs, errors):
     """0 for those that no other one is better than in both, 1 for those after them, …"""
     count = costs.size
     front = np.full(count, -1)
@@ -370,7 +370,7 @@ def _fronts(costs, errors):
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def _crowding(costs, errors, front):
+def crowding(costs, errors, front):
     """Half the circumference of the box between the neighbours in a front; infinite at its ends."""
     count = costs.size
     lonely = np.zeros(count)
