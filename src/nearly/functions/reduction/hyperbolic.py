@@ -25,7 +25,7 @@ beside it.
 
 Exact steps: 2a, -k, k*L1, x - k*L1 and powers of two as in `exponential`; d - 2 2^-k (both are
 multiples of d's last place and the difference is smaller); 1 + 2^-k is rounded only for k >= p,
-where it has no effect; 2^k - 1 for |k| < p, and beyond it the rounding is below the result's.
+where it has no effect; 2^k - 1 for 0 <= k <= p, and beyond it the error is added to the tail.
 NaN passes through.
 """
 
@@ -157,7 +157,8 @@ def expm1(function: Function) -> Reduction:
         whole = b.sub(scale, Fraction(1, 2))
         first = b.mul(scale, head)
         high = b.add(whole, first)
-        low = b.fma(scale, tail, b.add(b.sub(whole, high), first))
+        lost = b.sub(b.sub(scale, whole), Fraction(1, 2))  # of 2^k - 1, from k = p + 1 on
+        low = b.fma(scale, tail, b.add(b.add(b.sub(whole, high), first), lost))
         result = b.mul(b.add(high, low), 2)
         fits = b.lt(b.x, place.at_least((place.register.emax + 1) / rate))
         huge = b.mul(b.x, Fraction(2) ** place.register.emax)
