@@ -365,6 +365,15 @@ def test_cody_waite_products_are_exact_without_fma(dtype):
     assert angle_error(dtype, reduce, np.concatenate([x, near])) < 0.1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("largest", [3, 100, 1600, 6400, 16000])
+def test_parts_of_a_turn_leave_nothing_that_counts(dtype, largest):
+    form = FORMATS[dtype]
+    place = layout(Function("sin", ("-10000", "10000"), dtype, "ulp"))
+    parts, _ = in_parts(place, Fraction(largest))
+    assert abs(sum(parts) - real("pi/2")) * largest < Fraction(2) ** (-2 * form.precision)
+
+
 @pytest.mark.parametrize("name", ["log", "log2", "log10"])
 def test_logarithm_is_exact_at_one_and_at_powers_of_two(name):
     program = whole(name, "float32", DEGREES[name])

@@ -209,7 +209,7 @@ def in_parts(
     # 2^-2p, and some bits, is small against that.
     enough = Fraction(2) ** (-2 * place.precision - 8)
     parts: list[Fraction] = []
-    while rest * turns / 2**place.precision > enough:
+    while abs(rest) * turns > enough * 2**place.precision:
         parts.append(short(rest, width))
         rest -= parts[-1]
     last_place = Fraction(1, 2**place.precision)
