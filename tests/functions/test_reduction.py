@@ -45,6 +45,7 @@ DEGREES = {
     "sigmoid": (5,),
     "erf": (6, 12),
     "erfc": (11, 11, 4),
+    "erfinv": (8, 11, 9),
     "gelu": (11, 12, 4),
     "sqrt": (),
     "rsqrt": (4,),
@@ -120,7 +121,7 @@ def _true(truth, name: str, point: float):
     """The true value, infinite at a pole, None where there is none."""
     if name in ("log", "log2", "log10", "sqrt", "rsqrt") and point < 0:
         return None
-    if name in ("asin", "acos") and abs(point) > 1:
+    if name in ("asin", "acos", "erfinv") and abs(point) > 1:
         return None
     if name == "log1p" and point <= -1:
         return -mpmath.inf if point == -1 else None
@@ -238,6 +239,7 @@ SPECIAL = {
     "sigmoid": [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, 0.0), (-110.0, 0.0)],
     "erf": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (1e-45, 1e-45), (4.5, 1.0)],
     "erfc": [(0.0, 1.0), (-0.0, 1.0), (INF, 0.0), (-INF, 2.0), (10.06, 0.0), (-4.0, 2.0)],
+    "erfinv": [(0.0, 0.0), (-0.0, -0.0), (1.0, INF), (-1.0, -INF), (1.5, NAN), (INF, NAN)],
     "gelu": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (-15.0, -0.0), (1e38, 1e38)],
     "sqrt": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, NAN), (-1e-45, NAN), (9.0, 3.0)],
     "rsqrt": [(0.0, INF), (-0.0, INF), (INF, 0.0), (-INF, NAN), (-1e-45, NAN), (4.0, 0.5)],

@@ -569,4 +569,5 @@ ALIASES: Mapping[str, str] = {
     "tgamma": "gamma", "gammaln": "lgamma", "loggamma": "lgamma", "j0": "bessel_j0",
     "j1": "bessel_j1", "y0": "bessel_y0", "i0": "bessel_i0", "i1": "bessel_i1",
     "k0": "bessel_k0", "psi": "digamma", "fabs": "abs", "norm_cdf": "ndtr",
+    "erf_inv": "erfinv",
 }  # fmt: skip

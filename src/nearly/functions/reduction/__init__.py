@@ -19,11 +19,13 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from nearly.functions.function import Function
+from nearly.functions.oracle import ALIASES
 from nearly.functions.reduction.error_function import erf, erfc
 from nearly.functions.reduction.exponential import exponential
 from nearly.functions.reduction.gelu import gelu
 from nearly.functions.reduction.hyperbolic import cosh, expm1, sigmoid, sinh, tanh
 from nearly.functions.reduction.inverse import acos, asin, atan
+from nearly.functions.reduction.inverse_error_function import erfinv
 from nearly.functions.reduction.logarithm import log1p, logarithm
 from nearly.functions.reduction.root import cbrt, rsqrt, sqrt
 from nearly.functions.reduction.scheme import Reduction
@@ -68,6 +70,7 @@ FAMILIES: Mapping[str, Family] = {
     "sigmoid": _symmetric(sigmoid, 1),
     "erf": _symmetric(erf, 1),
     "erfc": _symmetric(erfc, 1),
+    "erfinv": _symmetric(erfinv, Fraction(1, 2)),
     "gelu": _symmetric(gelu, 1),
     "sqrt": _around_one(sqrt, 4),
     "rsqrt": _around_one(rsqrt, 4),
@@ -88,9 +91,10 @@ def reduction(function: Function) -> Reduction | None:
     contraction and subnormal numbers flushed: sin, cos and tan too, by Payne and Hanek's reduction
     where |x| goes beyond 2^(p/2 + 2) and by Cody and Waite's, a third as dear, where it does not.
     """
-    if function.format.is_real or function.name not in FAMILIES:
+    name = ALIASES.get(function.name, function.name)
+    if function.format.is_real or name not in FAMILIES:
         return None
-    family = FAMILIES[function.name]
+    family = FAMILIES[name]
     if function.is_bounded:
         low, high = function.interval
         if family.plain[0] <= low and high <= family.plain[1]:

@@ -3,9 +3,9 @@
 erf, by a = |x|, up to 1: erf a = a + a P(a^2), P(u) = erf(sqrt u)/sqrt u - 1. Above:
 erf a = 1 - R(a)^2, R the square root of erfc, which a polynomial of half the degree approximates as
 well as one does erfc itself: it falls off half as fast. Both cores are polynomials in reach, and
-together cheaper than an exponential. The variable of the first is u - 1/2, that of the second
-a - c: about these points the terms cancel least. a is held where erf rounds to 1. R's own domain
-ends before that: in R^2 an error of R counts R times, and R is next to nothing there.
+together cheaper than an exponential. The variable of the first is u - 1/2, about which the terms
+cancel least; that of the second a - 1, for it is there that R counts: an error of R counts R times
+in R^2. That is why R's own domain ends before a is held, where erf rounds to 1.
 
 Near 0, erf x = 2x/sqrt(pi): subnormal numbers are not mapped to themselves, and a*P may be
 subnormal where the result is not. So all of erf is computed times 2^scale, and a subnormal a counts
@@ -42,37 +42,39 @@ def erf(function: Function) -> Reduction:
     place = layout(function)
     # From here on 1 - erfc rounds to 1, though erfc be a little wrong.
     end = past("erfc({x})", Fraction(5, 16) / 2**place.precision)
-    centre = Fraction(3, 2)
-    half = (place.precision + 1) // 2
     near = Function(f"erf({SQUARE})/{SQUARE}-1", NEAR, function.dtype, "absolute")
-    far_domain = (str(1 - centre), str(end - Fraction(3, 8) - centre))
-    far = Function(f"{2**half}*erfc(x+{centre})^(1/2)", far_domain, function.dtype, "absolute")
+    far_domain = ("0", str(end - Fraction(11, 8)))
+    far = Function(f"erfc(x+1)^(1/2)", far_domain, function.dtype, "absolute")
 
     def wrap(near_core: Program, far_core: Program) -> Program:
         b = Builder(function.dtype)
         size = b.abs(b.x)
         held = at_most(b, size, end)
-        root = b.inline(far_core, b.sub(held, centre))
-        scale = Fraction(4**half)
-        large = b.sub(scale, b.mul(root, root))
+        root = b.inline(far_core, b.sub(held, 1))
+        large = b.sub(1, b.mul(root, root))
         tail = b.inline(near_core, b.sub(b.mul(size, size), Fraction(1, 2)))
-        scaled = lifted(b, place, size, b.bits(size), scale)
-        small = b.fma(scaled, tail, scaled)
-        result = b.bits(b.mul(b.select(b.lt(size, 1), small, large), 1 / scale))
-        if place.has_subnormals:
-            first_normal = int(place.hidden / real("2/pi^0.5"))
-            counted = _counted(b, place, small, scale)
-            result = b.select(b.lt(b.bits(size), first_normal), counted, result)
+        small = proportional(b, place, size, tail, real("2/pi^0.5"))
+        result = b.select(b.lt(size, 1), small, b.bits(large))
         return b.program(b.from_bits(b.iadd(result, b.iand(b.bits(b.x), place.sign))))
 
     return Reduction(function, (near, far), wrap)
 
 
-def _counted(b: Builder, place: Layout, scaled: Node, scale: Fraction) -> Node:
-    """The bits of a subnormal number of which `scale` times is given: it counts smallest ones."""
+def proportional(b: Builder, place: Layout, size: Node, tail: Node, slope: Fraction) -> Node:
+    """The bits of a + a tail, a >= 0, where that is near slope * a for small a.
+
+    It is computed times a power of two; where it is subnormal, counted in smallest numbers.
+    """
+    power = 2 * ((place.precision + 1) // 2)
+    scaled = lifted(b, place, size, b.bits(size), Fraction(2) ** power)
+    value = b.fma(scaled, tail, scaled)
+    result = b.bits(b.mul(value, Fraction(1, 2**power)))
+    if not place.has_subnormals:
+        return result
     integer = Fraction(place.hidden)  # its ulp is 1
-    counted = b.fma(scaled, Fraction(2) ** place.unit / scale, integer)
-    return b.isub(b.bits(counted), place.bits(integer))
+    counted = b.fma(value, Fraction(2) ** (place.unit - power), integer)
+    is_subnormal = b.lt(b.bits(size), int(place.hidden / slope))
+    return b.select(is_subnormal, b.isub(b.bits(counted), place.bits(integer)), result)
 
 
 def erfc(function: Function) -> Reduction:
