@@ -8,8 +8,7 @@ cancel least; that of the second a - 1, for it is there that R counts: an error 
 in R^2. That is why R's own domain ends before a is held, where erf rounds to 1.
 
 Near 0, erf x = 2x/sqrt(pi): subnormal numbers are not mapped to themselves, and a*P may be
-subnormal where the result is not. So all of erf is computed times 2^scale, and a subnormal a counts
-in units of the smallest number: its result, rounded to an integer, is its bits. NaN passes through.
+subnormal where the result is not; see `proportional`. NaN passes through.
 
 erfc, by a = |x|: exp(-a^2 - q(a)), by `gaussian`, and 2 less it for negative x.
 """
@@ -44,7 +43,7 @@ def erf(function: Function) -> Reduction:
     end = past("erfc({x})", Fraction(5, 16) / 2**place.precision)
     near = Function(f"erf({SQUARE})/{SQUARE}-1", NEAR, function.dtype, "absolute")
     far_domain = ("0", str(end - Fraction(11, 8)))
-    far = Function(f"erfc(x+1)^(1/2)", far_domain, function.dtype, "absolute")
+    far = Function("erfc(x+1)^(1/2)", far_domain, function.dtype, "absolute")
 
     def wrap(near_core: Program, far_core: Program) -> Program:
         b = Builder(function.dtype)
