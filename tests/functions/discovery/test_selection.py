@@ -80,6 +80,7 @@ def test_a_generation_is_born_of_the_last_one_alone() -> None:
     assert state.turn[0] == 400
     parents = state.population.error[0, : selection.parents]
     assert np.isfinite(parents).all()
+    assert state.archive.length[0, 0] == 0  # nothing but x costs nothing
     # No elitism: what the archive remembers need not live on.
     assert state.archive.error[1:, 0].min() <= parents.min() * (1 + ALIKE)
 

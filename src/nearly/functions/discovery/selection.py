@@ -164,7 +164,9 @@ def propose(state, rule, rates, stream):
     if rule.kind == SORTED:
         place = state.turn[0] % rule.children % rule.parents
         if uniform(stream) < rule.copy and state.population.length[0, place] > 0:
-            return _member(state.population, 0, place, COPY, np.inf)
+            found = _member(state.population, 0, place, COPY, np.inf)
+            price = cost_of(found.operations, found.left, found.right, rule.objective)
+            return _priced(found, price)
         return _bred(state, rule, state.population, 0, place, rates, stream)
     cost = below(stream, state.archive.error.shape[0])
     filled = _filled(state.archive, cost)
@@ -206,6 +208,21 @@ def _member(pool, cost, place, kind, bar):
         pool.high[cost, place, :m].copy(),
         pool.digest[cost, place],
         bar,
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _priced(found, cost):
+    return Proposal(
+        found.kind,
+        cost,
+        found.operations,
+        found.left,
+        found.right,
+        found.constants,
+        found.digest,
+        found.bar,
     )
 
 
