@@ -12,7 +12,7 @@ Two baselines, kept apart (`autonumerics-zero`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -33,8 +33,10 @@ from nearly.functions.rational_schemes import (
 )
 from nearly.functions.schemes import horner, knuth_eve, polynomial_program
 from nearly.functions.target import canonical, target
+from nearly.functions.taylor_bound import constant
 
-MOST_OPS = 24
+USUAL_OPS, MOST_OPS = 14, 24  # listed at once, so that counts share their fits
+CHECK_BITS = 1024
 PUBLISHED = ("Horner", "two Horners")
 POLYNOMIAL_FORMS = (("Horner", horner), ("Knuth-Eve", knuth_eve))
 RATIONAL_FORMS = (
@@ -106,7 +108,8 @@ def forms(function: Function, ops: int) -> list[Classical]:
     """Every textbook form of at most `ops` operations; see `best`."""
     if not 1 <= ops <= MOST_OPS:
         raise InputError(f"{ops} operations: textbook forms are listed for 1 to {MOST_OPS}")
-    return [form for form in _forms(canonical(function), ops) if form.ops <= ops]
+    listed = _forms(canonical(function), USUAL_OPS if ops <= USUAL_OPS else MOST_OPS)
+    return [form for form in listed if form.ops <= ops]
 
 
 @lru_cache(maxsize=64)
@@ -115,7 +118,37 @@ def _forms(function: Function, ops: int) -> tuple[Classical, ...]:
     rest = _without_simple_part(function)
     if rest is not None:
         found += [rest.restored(form) for form in (*rest.polynomials(ops), *rest.rationals(ops))]
-    return tuple(found)
+    truths = _truths(function)
+    return tuple(form for form in found if _is_as_good_as_its_fit(function, form, truths))
+
+
+def _truths(function: Function) -> list[tuple[arb, arb]]:
+    """A few points of the domain, and the function there."""
+    low, high = function.interval
+    with ctx.workprec(CHECK_BITS):
+        points = [exact(low + (high - low) * Fraction(k, 22)) for k in range(1, 22, 4)]
+        return [(x, function.oracle.value(x)) for x in points]
+
+
+def _is_as_good_as_its_fit(
+    function: Function, form: Classical, truths: list[tuple[arb, arb]]
+) -> bool:
+    """Whether the program has the fit's error: of a nearly degenerate type some forms do not."""
+    with ctx.workprec(CHECK_BITS):
+        for x, truth in truths:
+            error = abs(form.program.run(x, _BALLS, constant) - truth)
+            allowed = exact(form.error) * (1 if function.error == "absolute" else abs(truth))
+            if not bool(error < allowed * arb("1.01") + arb(2) ** -400):
+                return False
+    return True
+
+
+_BALLS: Mapping[str, Callable[[arb, arb], arb]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+}
 
 
 # ------------------------------------------------------------------ every type
