@@ -301,6 +301,8 @@ def errors_at(
 
 def _settled(function: Function, x: float) -> arb | None:
     """The truth, None where it is undefined."""
+    if math.isnan(x):
+        return None
     special = function.oracle.special.get(x)
     if special is not None:
         return None if math.isnan(special) else arb(special)
