@@ -72,7 +72,7 @@ def proportional(b: Builder, place: Layout, size: Node, tail: Node, slope: Fract
         return result
     integer = Fraction(place.hidden)  # its ulp is 1
     counted = b.fma(value, Fraction(2) ** (place.unit - power), integer)
-    is_subnormal = b.lt(b.bits(size), int(place.hidden / slope))
+    is_subnormal = b.lt(b.bits(size), int(place.hidden / slope) + 1)
     return b.select(is_subnormal, b.isub(b.bits(counted), place.bits(integer)), result)
 
 
