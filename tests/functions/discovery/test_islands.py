@@ -186,3 +186,16 @@ class Killing:
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
     with connect(2, None) as pool:
         assert same(after(SMALL, 2), after(SMALL, 2, Killing(pool, tmp_path / "killed")))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Dask's own
+def test_a_cluster_gives_the_archive_of_one_process() -> None:
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        connect(0, cluster.scheduler_address) as client,
+    ):
+        assert same(after(SMALL, 2), after(SMALL, 2, client))
