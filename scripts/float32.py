@@ -18,8 +18,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ PROCESSORS: Mapping[str, str] = {
 def source(recipe: Recipe, found: Mapping[str, Any] | None) -> str:
     """The module of a function; with what was found in its header, if anything was."""
     header = _statement(recipe, found) if found else None
-    return to_source(recipe.program(), recipe.name, header, recipe.derivative)
+    near = recipe.near_program()
+    return to_source(recipe.program(), recipe.name, header, recipe.derivative, near)
 
 
 def _statement(recipe: Recipe, found: Mapping[str, Any]) -> ErrorStatement:
@@ -102,24 +104,26 @@ def try_all(recipe: Recipe, text: str) -> dict[str, Any]:
     """Every input tried on the text as this process compiles it."""
     namespace: dict[str, Any] = {}
     exec(compile(text, recipe.name, "exec"), namespace)
-    compiled = jax.jit(namespace[recipe.name])
-
-    def values(x: np.ndarray) -> np.ndarray:
-        return np.asarray(compiled(x))
-
-    (found,) = check(
+    # An array with a large number in it goes another way than one without: both are tried.
+    names = [n for n in (recipe.name, f"{recipe.name}_everywhere") if n in namespace]
+    results = check(
         recipe.function,
-        {recipe.name: values},
+        {name: partial(_values, jax.jit(namespace[name])) for name in names},
         tolerance=recipe.tolerance,
         least=recipe.floor,
         workers=os.cpu_count() or 1,
     )
+    worst = max(results, key=lambda found: found.worst_ulp)
     return {
-        "worst_ulp": found.worst_ulp,
-        "worst_input": repr(found.worst_input),
-        "inputs": found.count,
-        "failures": found.failures,
+        "worst_ulp": worst.worst_ulp,
+        "worst_input": repr(worst.worst_input),
+        "inputs": worst.count,
+        "failures": max(found.failures for found in results),
     }
+
+
+def _values(compiled: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+    return np.asarray(compiled(x))
 
 
 def write(recipe: Recipe) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from random_programs import assert_same, open_values, random_program
 
 from nearly.core.errors import InputError, PrecisionError
 from nearly.functions.emit import ErrorStatement, emit
-from nearly.functions.emit_jax import expression_source, to_jax
+from nearly.functions.emit_jax import Near, expression_source, to_jax, to_source
 from nearly.functions.evaluate import evaluate
 from nearly.functions.program import OPERATIONS, Builder, Node, Program
 
@@ -254,6 +254,23 @@ def test_derivative_of_the_truth() -> None:
 def test_only_expressions_make_derivatives(text: str) -> None:
     with pytest.raises(InputError):
         expression_source(text)
+
+
+def test_one_large_number_chooses_the_program_of_its_array() -> None:
+    near = Near(program(lambda b, x: x + 1), 2.0)
+    namespace: dict = {}
+    exec(to_source(program(lambda b, x: x + 2), "f", None, "2*x", near), namespace)
+    f = namespace["f"]
+    for each in (f, jax.jit(f), jax.vmap(f)):
+        assert each(F32([1, -2])).tolist() == [2, -1]
+        assert each(F32([1, -3])).tolist() == [3, -1]
+        assert np.isnan(each(F32([1, math.nan]))[1])
+    rows = F32([[1, 1], [5, 1]])
+    # A batch is one array: it is asked once, and not for every row.
+    assert jax.vmap(f)(rows).tolist() == [[3, 3], [7, 3]]
+    assert "select_n" not in str(jax.make_jaxpr(jax.vmap(f))(rows))
+    assert jax.vmap(jax.grad(f))(F32([1, 5])).tolist() == [2, 10]
+    assert jax.grad(jax.grad(f))(F32(5)) == 2
 
 
 def test_a_smooth_program_has_every_derivative() -> None:

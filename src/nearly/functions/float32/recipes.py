@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearly.core import catalogue
+from nearly.functions.emit_jax import Near
 from nearly.functions.function import Function
 from nearly.functions.program import Program
 
@@ -28,6 +29,8 @@ class Recipe:
     - `tolerance`: the error promised, in ULP.
     - `floor`: where the truth is below it in size, near a zero, the error is promised in ULP of
       `floor` instead: an absolute error.
+    - `near`: up to which |x| a cheaper reduction of the range does, for arrays that hold nothing
+      larger; 0 where there is none.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Recipe:
     derivative: str
     tolerance: float = 1.0
     floor: float = 0.0
+    near: int = 0
 
     @property
     def function(self) -> Function:
@@ -43,9 +47,19 @@ class Recipe:
 
     def program(self) -> Program:
         """Reduction, cores and rounding by our own tools; the same program every time."""
+        return self._made(self.function)
+
+    def near_program(self) -> Near | None:
+        """The program for arrays without large numbers, if there is one."""
+        if not self.near:
+            return None
+        domain = (str(-self.near), str(self.near))
+        return Near(self._made(Function(self.name, domain, "float32", "ulp")), float(self.near))
+
+    def _made(self, function: Function) -> Program:
         from nearly.functions.reduction import reduction
 
-        reduced = reduction(self.function)
+        reduced = reduction(function)
         assert reduced is not None
         count = len(reduced.cores)
         methods = self.methods * count if len(self.methods) == 1 else self.methods
@@ -83,8 +97,8 @@ RECIPES = _recipes(
     Recipe("log2", ("remez",), "9", "1/(x*log(2))"),
     Recipe("log", ("remez",), "9", "1/x"),
     Recipe("log1p", ("remez",), "9", "1/(1+x)"),
-    Recipe("sin", ("remez",), "6+6", "cos(x)"),
-    Recipe("cos", ("remez",), "6+6", "-sin(x)"),
+    Recipe("sin", ("remez",), "6+6", "cos(x)", near=10000),
+    Recipe("cos", ("remez",), "6+6", "-sin(x)", near=10000),
     Recipe("tan", ("remez",), "6", "1+y*y"),
     Recipe("atan", ("remez",), "16", "1/(1+x*x)"),
     Recipe("asin", ("remez",), "10", "rsqrt((1-x)*(1+x))"),
