@@ -64,6 +64,20 @@ def test_composed_programs_reach_their_optimum(
     assert fitted.error * (1 - 1e-6) <= prove(EXP2, fitted.program).total <= bound
 
 
+@pytest.mark.parametrize("squarings, bound", [(0, 8.7e-4), (1, 2.2e-4)])
+def test_the_smallest_programs_reach_their_optimum(squarings: int, bound: float) -> None:
+    """K/(a - x) + c, from its Taylor series at 0, and its square for half the argument."""
+    b = Builder()
+    s = math.log(2) / 2**squarings
+    y: Node = 4 / s / (2 / s - b.x) - 1.0
+    for _ in range(squarings):
+        y = y * y
+    fitted = minimax(b.program(y), EXP2)
+    assert fitted.levelled
+    assert fitted.program.cost.ops == 3 + squarings
+    assert prove(EXP2, fitted.program).total <= bound
+
+
 @pytest.mark.parametrize("name, degree", [("exp2", 4), ("exp", 3), ("sigmoid", 5)])
 def test_polynomials_are_those_of_remez(name: str, degree: int) -> None:
     function = Function(name, ("0", "1"), error="absolute")

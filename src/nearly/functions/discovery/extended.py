@@ -53,7 +53,8 @@ class Curve:
     - `function`: what is approximated; its error is `"relative"` or `"absolute"`.
     - `program`: over the reals; its constants' values play no part.
 
-    Constants are lists of `arb`, in the order of `program.constants`.
+    Constants are lists of `arb`, in the order of `program.constants`. A curve belongs to the
+    working precision at which it was made.
     """
 
     def __init__(self, function: Function, program: Program) -> None:

@@ -50,6 +50,8 @@ CAUTION = 0.1  # how strongly a step is held back, for its error
 REACH = 100.0  # the size up to which constants move as freely as if they were so large
 DEPENDENT = 1e-14  # a scaled column shorter than this depends on those before it
 
+# What the cache holds of a function follows changes of its own file only: after one here, touch the
+# modules that call it, or they keep what they were compiled with.
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 

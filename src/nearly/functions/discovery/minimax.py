@@ -110,12 +110,13 @@ def minimax(
     _check(program, candidates)
     exact_starts = [[Fraction(value) for value in start] for start in candidates]
     screened = [*exact_starts, *_screened(program, function, exact_starts)]
-    for bits in PRECISIONS:
+    for bits in PRECISIONS[:-1]:
         with ctx.workprec(bits):
             found = _fitted(Curve(function, program), screened)
-            if found.height > Fraction(1, 2 ** (bits // 6)) or bits == PRECISIONS[-1]:
+            if found.height > Fraction(1, 2 ** (bits // 6)):
                 return _finished(program, found, digits)
-    raise AssertionError  # the last precision returns
+    with ctx.workprec(PRECISIONS[-1]):
+        return _finished(program, _fitted(Curve(function, program), screened), digits)
 
 
 def _check(program: Program, candidates: Sequence[Start]) -> None:
@@ -258,7 +259,7 @@ def _exchanged(curve: Curve, constants: list[arb], active: list[int]) -> _Found:
         idle = 0 if bool(reached < height * arb("0.999999")) else idle + 1
         if bool(reached < height):
             best, height = constants, reached
-        if bool(reached <= level * (1 + exact(Fraction(LEVEL)))):
+        if bool(reached <= min(level, height, key=float) * (1 + exact(Fraction(LEVEL)))):
             best, height, levelled = constants, reached, True
             reference = [sample.x for sample in step.reference]
             break
