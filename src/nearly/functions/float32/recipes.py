@@ -93,10 +93,10 @@ def _recipes(*recipes: Recipe) -> Mapping[str, Recipe]:
 RECIPES = _recipes(
     Recipe("exp2", ("remez",), "5", "y*log(2)"),
     Recipe("exp", ("remez-estrin",), "4", "y"),
-    Recipe("expm1", ("remez",), "6", "exp(x)"),
-    Recipe("log2", ("remez",), "9", "1/(x*log(2))"),
+    Recipe("expm1", ("remez",), "5", "exp(x)"),
+    Recipe("log2", ("remez-estrin",), "9", "1/(x*log(2))"),
     Recipe("log", ("remez-estrin",), "9", "1/x"),
-    Recipe("log1p", ("remez",), "9", "1/(1+x)"),
+    Recipe("log1p", ("remez-estrin",), "9", "1/(1+x)"),
     Recipe("sin", ("remez",), "6+6", "cos(x)", near=10000),
     Recipe("cos", ("remez",), "6+6", "-sin(x)", near=10000),
     Recipe("tan", ("remez",), "6", "1+y*y"),
