@@ -385,6 +385,40 @@ def test_logarithm_is_exact_at_one_and_at_powers_of_two(name):
     np.testing.assert_array_equal(program(x), (powers * logarithm).astype(np.float32))
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_rsqrt_is_exact_at_powers_of_four(fused):
+    program = whole("rsqrt", "float32", DEGREES["rsqrt"])
+    x = np.ldexp(1.0, np.arange(-148, 128, 2)).astype(np.float32)
+    found = (program if fused else program.unfused())(x)
+    np.testing.assert_array_equal(found, np.ldexp(1.0, np.arange(74, -64, -1)).astype(np.float32))
+
+
+def neighbours(points: list[float], count: int) -> np.ndarray:
+    """The float32 nearest to each point, and `count` more on both sides of each."""
+    bits = np.array(points, np.float32).view(np.int32)
+    return (bits[:, None] + np.arange(-count, count + 1, dtype=np.int32)).ravel().view(np.float32)
+
+
+# Where each reduction changes its exponent, its form, or its result becomes subnormal or 1.
+SEAMS = {
+    "log1p": [0.75 * 2.0**e - 1 for e in (*range(-20, 0), *range(1, 30))] + [2.0**-25],
+    "expm1": [(k - 0.5 + 87 / 1024) * math.log(2) for k in range(-20, 30)] + [17.25, 2.0**-25],
+    "sigmoid": [(k - 0.5) * math.log(2) for k in range(-149, 26, 3)] + [-87.33, -103.97, 18.0],
+    "rsqrt": [m * 4.0**h for h in range(-62, 63, 5) for m in (1, 2)] + [2.0**-126, 3.4028e38],
+}
+
+
+@pytest.mark.parametrize("name", SEAMS)
+def test_seams_do_not_show(name):
+    program = whole(name, "float32", DEGREES[name])
+    x = neighbours(SEAMS[name], 2)
+    x = x[np.isfinite(x)]
+    for each in (program, program.unfused()):
+        errors = ulps(name, FORMATS["float32"], x, each(x))
+        worst = int(np.argmax(errors))
+        assert errors[worst] <= 1, f"at {x[worst]!r}: {errors[worst]}"
+
+
 # ---------------------------------------------------------------------------------- the interface
 
 
