@@ -142,6 +142,27 @@ def test_a_zero_of_the_function_is_met_exactly() -> None:
     assert prove(function, fitted.program).total == pytest.approx(fitted.error, rel=1e-3)
 
 
+def test_an_extremum_at_a_zero_of_the_function_counts() -> None:
+    """x p(x^2) for sin on both sides of 0: its error at 0 is p(0) - 1, a limit."""
+    b = Builder()
+    u = b.x * b.x
+    program = b.program(b.x * (0.99 - u * (0.16 - u * 0.008)))
+    function = Function("sin", ("-1", "1"))
+    fitted = minimax(program, function)
+    best = polynomial.minimax(function, 5)
+    assert fitted.error == pytest.approx(float(best.error), rel=1e-6)
+    assert any(abs(x) < 1e-9 for x in fitted.reference)
+
+
+def test_zeros_inside_the_domain_are_met_exactly() -> None:
+    b = Builder()
+    y = (b.x - 1.0) * (b.x - 2.0) * (b.x * 0.3 + 0.1) / (b.x * 0.2 + 3.0)
+    function = Function("lgamma", ("1/2", "3"))
+    fitted = minimax(b.program(y), function)
+    assert {1, 2} <= set(fitted.program.constants.values())
+    assert prove(function, fitted.program).total == pytest.approx(fitted.error, rel=1e-3)
+
+
 def test_what_is_exact_has_no_error() -> None:
     b = Builder()
     fitted = minimax(b.program(b.x * 2.0 + 1.0), Function("3*x + 5", ("0", "1")))

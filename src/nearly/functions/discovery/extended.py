@@ -68,25 +68,36 @@ class Curve:
         self.function = function
         self.rows = [(int(o), int(a), int(b)) for o, a, b in rows]
         self.low, self.high = map(exact, function.interval)
+        self.inset = (self.high - self.low) * arb(2) ** -INSET
 
     def sample(self, x: arb) -> Sample:
         truth = self.function.oracle.value(x).mid()
         weight = (1 / abs(truth)).mid() if self.function.error == "relative" else arb(1)
         return Sample(x, truth, weight)
 
+    def near(self, constants: Sequence[arb], x: arb) -> Sample:
+        """The sample at x, or beside it where the function is 0 or the program undefined at x."""
+        sample = self.sample(x)
+        if self.error(constants, sample).is_finite():
+            return sample
+        return self.sample((x + self.inset).mid())
+
     def grid(self, count: int) -> list[Sample]:
-        """Chebyshev's points and, almost, the ends: there may be a removable singularity there."""
-        inset = (self.high - self.low) * arb(2) ** -INSET
-        ends = (self.low + inset).mid(), (self.high - inset).mid()
-        inner = [arb(x) for x in chebyshev_points(self.function, count).tolist()]
-        return [self.sample(x) for x in (ends[0], *inner, ends[1])]
+        """Chebyshev's points, and points almost at the ends and at zeros of the function.
+
+        Not there: a program may have a removable singularity, a relative error is 0/0.
+        """
+        low, high = (self.low + self.inset).mid(), (self.high - self.inset).mid()
+        points = [low, *(arb(x) for x in chebyshev_points(self.function, count).tolist()), high]
+        zeros = self.function.zeros if self.function.error == "relative" else ()
+        for zero in zeros:
+            beside = (zero.point() - self.inset, zero.point() + self.inset)
+            points += [x.mid() for x in beside if bool(x > low) and bool(x < high)]
+        return [self.sample(x) for x in sorted(points, key=float)]
 
     def error(self, constants: Sequence[arb], sample: Sample) -> arb:
-        """The signed error; beside a point where the program is not defined, if it is not."""
+        """The signed error."""
         value = self._forward(constants, sample.x)[len(self.rows) - 1]
-        if not value.is_finite():
-            x = sample.x + (self.high - self.low) * arb(2) ** -INSET
-            value, sample = self._forward(constants, x)[len(self.rows) - 1], self.sample(x.mid())
         return ((value - sample.truth) * sample.weight).mid()
 
     def gradient(self, constants: Sequence[arb], sample: Sample) -> tuple[arb, list[arb]]:
@@ -126,7 +137,7 @@ class Curve:
         for operation, _, slot in self.rows:
             if operation == DIV:
                 small = self._smallest(constants, slot, grid, [values[slot] for values in tables])
-                beside = largest([self.error(constants, self.sample(x)) for x in small])
+                beside = largest([self.error(constants, self.near(constants, x)) for x in small])
                 if not bool(beside <= 2 * height):
                     return True
         return False

@@ -281,8 +281,8 @@ def _extrema(curve: Curve, constants: list[arb], grid: Sequence[Sample]) -> list
     if not largest(errors).is_finite():
         return [_Extremum(grid[0], arb.pos_inf())]
     points = [Point(sample.x, whole) for sample in grid]
-    found = peaks(points, errors, lambda point: curve.error(constants, curve.sample(point.x)))
-    return [_Extremum(curve.sample(e.point.x), e.error) for e in found]
+    found = peaks(points, errors, lambda p: curve.error(constants, curve.near(constants, p.x)))
+    return [_Extremum(curve.near(constants, e.point.x), e.error) for e in found]
 
 
 class _Step(NamedTuple):
