@@ -14,13 +14,11 @@ The code in `generated/` is written by `scripts/float32.py` from `recipes.py`, n
 file stands alone, with nothing but JAX to import: copy it where you need it.
 """
 
+from pathlib import Path
 from typing import Any
 
-NAMES = (
-    *("acos", "asin", "atan", "cbrt", "cos", "digamma", "erf", "erf_inv"),
-    *("erfc", "exp", "exp2", "expm1", "gelu", "lgamma", "log", "log1p"),
-    *("log2", "rsqrt", "sigmoid", "sin", "tan", "tanh"),
-)
+GENERATED = Path(__file__).parent / "generated"
+NAMES = tuple(sorted(path.stem for path in GENERATED.glob("[a-z]*.py")))
 
 
 def __dir__() -> list[str]:
