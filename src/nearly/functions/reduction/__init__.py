@@ -22,6 +22,7 @@ from nearly.functions.function import Function
 from nearly.functions.oracle import ALIASES
 from nearly.functions.reduction.error_function import erf, erfc
 from nearly.functions.reduction.exponential import exponential
+from nearly.functions.reduction.gamma import digamma
 from nearly.functions.reduction.gelu import gelu
 from nearly.functions.reduction.hyperbolic import cosh, expm1, sigmoid, sinh, tanh
 from nearly.functions.reduction.inverse import acos, asin, atan
@@ -72,6 +73,7 @@ FAMILIES: Mapping[str, Family] = {
     "erfc": _symmetric(erfc, 1),
     "erfinv": _symmetric(erfinv, Fraction(1, 2)),
     "gelu": _symmetric(gelu, 1),
+    "digamma": Family(digamma, (Fraction(1), Fraction(2))),
     "sqrt": _around_one(sqrt, 4),
     "rsqrt": _around_one(rsqrt, 4),
     "cbrt": _around_one(cbrt, 8),

@@ -80,7 +80,7 @@ def erfc(function: Function) -> Reduction:
     """The reduction of erfc."""
     place = layout(function)
     end = past("erfc({x})", place.storage.spacing(Fraction(0)) / 4)
-    tail = Gaussian("0-log(erfc({x}))-{x}^2", Fraction(1), Fraction(13, 4), end)
+    tail = Gaussian("0-log(erfc({x}))-{x}^2", Fraction(1), Fraction(3), end)
 
     def wrap(*programs: Program) -> Program:
         b = Builder(function.dtype)
