@@ -129,8 +129,11 @@ def _unless_special(b: Builder, place: Layout, result: Node) -> Node:
     # The order of unsigned numbers, as in `is_positive_finite`.
     half = 1 << (place.register.bits - 1)
     usual = b.lt(b.iadd(size, half - tiny), infinity - tiny - half)
+    inside = b.select(usual, result, b.x)
+    if not place.reaches(Fraction(-1)):
+        return inside
     outside = b.select(b.eq(b.x, -1), b.constant(-math.inf), b.constant(math.nan))
-    return b.select(b.le(b.x, -1), outside, b.select(usual, result, b.x))
+    return b.select(b.le(b.x, -1), outside, inside)
 
 
 def normalised(b: Builder, place: Layout, bits: Node) -> Node:
