@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from nearly.core import catalogue
 from nearly.functions.emit_jax import Near
 from nearly.functions.function import Function
 from nearly.functions.program import Program
+from nearly.functions.reduction.scheme import Reduction
 
 EVERYWHERE = ("-inf", "inf")
 
@@ -29,8 +31,6 @@ class Recipe:
     - `tolerance`: the error promised, in ULP.
     - `floor`: where the truth is below it in size, near a zero, the error is promised in ULP of
       `floor` instead: an absolute error.
-    - `near`: up to which |x| a cheaper reduction of the range does, for arrays that hold nothing
-      larger; 0 where there is none.
     """
 
     name: str
@@ -39,7 +39,6 @@ class Recipe:
     derivative: str
     tolerance: float = 1.0
     floor: float = 0.0
-    near: int = 0
 
     @property
     def function(self) -> Function:
@@ -47,19 +46,19 @@ class Recipe:
 
     def program(self) -> Program:
         """Reduction, cores and rounding by our own tools; the same program every time."""
-        return self._made(self.function)
+        reduced, cores = self._parts
+        return reduced.wrap(*cores)
 
     def near_program(self) -> Near | None:
-        """The program for arrays without large numbers, if there is one."""
-        if not self.near:
-            return None
-        domain = (str(-self.near), str(self.near))
-        return Near(self._made(Function(self.name, domain, "float32", "ulp")), float(self.near))
+        """The cheaper program for arrays without large numbers, if the reduction has one."""
+        reduced, cores = self._parts
+        return Near(reduced.wrap_near(*cores), reduced.near[0]) if reduced.near else None
 
-    def _made(self, function: Function) -> Program:
+    @cached_property
+    def _parts(self) -> tuple[Reduction, Sequence[Program]]:
         from nearly.functions.reduction import reduction
 
-        reduced = reduction(function)
+        reduced = reduction(self.function)
         assert reduced is not None
         count = len(reduced.cores)
         methods = self.methods * count if len(self.methods) == 1 else self.methods
@@ -69,11 +68,12 @@ class Recipe:
             catalogue.method(method, "functions")[0](core, int(dial) if dial.isdigit() else dial)
             for core, method, dial in zip(reduced.cores, methods, dials, strict=True)
         ]
-        return reduced.wrap(*cores)
+        return reduced, cores
 
     def sentence(self, found: Mapping[str, Any]) -> str:
         """What a docstring says, from the figures that trying every input gave."""
-        where = f"where |{self.name}(x)| >= {self.floor:g}" if self.floor else "on every input"
+        tried = "every input" if found["inputs"] == 2**32 else f"the {found['inputs']:,} tried"
+        where = f"where |{self.name}(x)| >= {self.floor:g}" if self.floor else f"on {tried}"
         below = f", and by {self.absolute(found):.2g} at most where not" if self.floor else ""
         return (
             f"{self.name}(x), elementwise in float32: at most {found['worst_ulp']:.3g} ULP off "
@@ -92,13 +92,13 @@ def _recipes(*recipes: Recipe) -> Mapping[str, Recipe]:
 
 RECIPES = _recipes(
     Recipe("exp2", ("remez",), "5", "y*log(2)"),
-    Recipe("exp", ("remez-estrin",), "4", "y"),
+    Recipe("exp", ("remez-estrin",), "5", "y"),
     Recipe("expm1", ("remez",), "5", "exp(x)"),
     Recipe("log2", ("remez-estrin",), "9", "1/(x*log(2))"),
     Recipe("log", ("remez-estrin",), "9", "1/x"),
     Recipe("log1p", ("remez-estrin",), "9", "1/(1+x)"),
-    Recipe("sin", ("remez",), "6+6", "cos(x)", near=10000),
-    Recipe("cos", ("remez",), "6+6", "-sin(x)", near=10000),
+    Recipe("sin", ("remez",), "6+6", "cos(x)"),
+    Recipe("cos", ("remez",), "6+6", "-sin(x)"),
     Recipe("tan", ("remez",), "6", "1+y*y"),
     Recipe("atan", ("remez",), "10", "1/(1+x*x)"),
     Recipe("asin", ("remez",), "10", "rsqrt((1-x)*(1+x))"),

@@ -36,7 +36,9 @@ Infinity and NaN are selected to give NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import NamedTuple
 
 from nearly.functions.function import Function
@@ -53,6 +55,8 @@ from nearly.functions.reduction.layout import (
 from nearly.functions.reduction.payne_hanek import Angle, payne_hanek
 from nearly.functions.reduction.scheme import Reduction
 
+NEAR = Fraction(10000)
+
 
 def trigonometric(function: Function) -> Reduction:
     """The reduction of sin or cos."""
@@ -60,18 +64,19 @@ def trigonometric(function: Function) -> Reduction:
     sine = _core(function, "(sin(x)-x)/x^3")
     cosine = _core(function, "(cos(x)-1+x^2/2)/x^2")
 
-    def wrap(sine_core: Program, cosine_core: Program) -> Program:
+    def assemble(largest: Fraction | None, sine_core: Program, cosine_core: Program) -> Program:
         b = Builder(function.dtype)
-        angle = _reduced(b, place, "pi/2")
+        angle = _reduced(b, place, "pi/2", largest)
         sine = _sine(b, angle, sine_core)
         cosine = _cosine(b, angle, cosine_core)
         turns = b.iadd(angle.k, 1) if function.name == "cos" else angle.k
         sign = b.ishl(b.iand(turns, 2), place.register.bits - 2)
         chosen = b.bits(b.select(_is_odd(b, turns), cosine, sine))
         # Adding the sign's bit flips the sign: its carry is lost.
-        return b.program(_special(b, place, function, b.from_bits(b.iadd(chosen, sign))))
+        result = b.from_bits(b.iadd(chosen, sign))
+        return b.program(_special(b, place, function, largest, result))
 
-    return Reduction(function, (sine, cosine), wrap)
+    return _reduction(function, (sine, cosine), assemble)
 
 
 def tangent(function: Function) -> Reduction:
@@ -79,24 +84,35 @@ def tangent(function: Function) -> Reduction:
     place = layout(function)
     core = _core(function, "(tan(x)-x)/x^3", 2)
 
-    def wrap(program: Program) -> Program:
+    def assemble(largest: Fraction | None, program: Program) -> Program:
         b = Builder(function.dtype)
-        value = _tangent(b, place, _reduced(b, place, "pi/4"), program)
-        return b.program(_special(b, place, function, value))
+        value = _tangent(b, place, _reduced(b, place, "pi/4", largest), program)
+        return b.program(_special(b, place, function, largest, value))
 
-    return Reduction(function, (core,), wrap)
+    return _reduction(function, (core,), assemble)
+
+
+def _reduction(
+    function: Function, cores: tuple[Function, ...], assemble: Callable[..., Program]
+) -> Reduction:
+    """The reduction, and the cheaper one that numbers as they usually are would do with."""
+    largest = _short_domain(layout(function))
+    near = None if largest else (float(NEAR), partial(assemble, NEAR))
+    return Reduction(function, cores, partial(assemble, largest), near=near)
 
 
 def _core(function: Function, expression: str, part: int = 1) -> Function:
     """Up to pi/4, or a part of it, and what k may be rounded wrongly by."""
-    reach = ("0.7855" if _short_domain(layout(function)) else "0.7916") + f"/{part}"
-    return Function(expression, (f"-{reach}", reach), function.dtype, "absolute")
+    reach = Fraction("0.7855" if _short_domain(layout(function)) else "0.7916") / part
+    return Function(expression, (str(-reach), str(reach)), function.dtype, "absolute")
 
 
-def _special(b: Builder, place: Layout, function: Function, value: Node) -> Node:
+def _special(
+    b: Builder, place: Layout, function: Function, largest: Fraction | None, value: Node
+) -> Node:
     """NaN at infinity, and tiny arguments as they are."""
     size = b.abs(b.x)
-    if place.magnitude is None:
+    if largest is None and place.magnitude is None:
         value = b.select(b.lt(size, math.inf), value, b.constant(math.nan))
     return value if function.name == "cos" else keep_tiny(b, place, size, b.x, value)
 
@@ -172,8 +188,7 @@ def _short_domain(place: Layout) -> Fraction | None:
     return largest
 
 
-def _reduced(b: Builder, place: Layout, turn: str) -> Angle:
-    largest = _short_domain(place)
+def _reduced(b: Builder, place: Layout, turn: str, largest: Fraction | None) -> Angle:
     if largest is None:
         return payne_hanek(b, place, turn)
     return cody_waite(b, place, largest, turn)
