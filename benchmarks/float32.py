@@ -7,7 +7,7 @@ libraries' vector functions are called a vector at a time. XLA's errors over all
 its version alone: `--exhaustive` finds them anew and keeps them beside this file; its figures leave
 out the inputs where argument or result is subnormal, which XLA flushes to zero, and count them.
 
-    python benchmarks/float32.py [--only NAME...] [--markdown PATH] [--exhaustive]
+    python benchmarks/float32.py [--only NAME...] [--markdown PATH] [--exhaustive [--every N]]
 """
 
 from __future__ import annotations
@@ -186,25 +186,30 @@ def spared(function: Function, values: Values) -> Values:
     return normal
 
 
-def exhaustive_xla(name: str) -> dict[str, Any]:
-    """XLA's worst error where nothing is subnormal, and how many inputs it flushes wrongly."""
+def exhaustive_xla(name: str, every: int) -> dict[str, Any]:
+    """XLA's worst error where nothing is subnormal, and how many inputs it flushes wrongly.
+
+    Of one input in `every`; a count less than 2^32 is told.
+    """
     function, recipe = RECIPES[name].function, RECIPES[name]
     compiled = jax.jit(CASES[name].xla)
 
     def values(x: np.ndarray) -> np.ndarray:
         return np.asarray(compiled(x))
 
-    every, normal = check(
+    all_of_them, normal = check(
         function,
         {"every": values, "normal": spared(function, values)},
         least=recipe.floor,
+        every=every,
         workers=os.cpu_count() or 1,
     )
     return {
         "worst_ulp": repr(normal.worst_ulp),
         "worst_input": repr(normal.worst_input),
         "above_1_ulp": normal.failures,
-        "flushed": every.failures - normal.failures,
+        "flushed": all_of_them.failures - normal.failures,
+        "inputs": normal.count,
         "jax": jax.__version__,
     }
 
@@ -271,12 +276,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--markdown", type=Path, help="also write the table here")
     parser.add_argument("--exhaustive", action="store_true", help="try XLA's on every input anew")
+    parser.add_argument("--every", type=int, default=1, help="or one input in so many of them")
     options = parser.parse_args()
     names = [name for name in CASES if name in options.only]
     known = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
     if options.exhaustive:
         for name in names:
-            known[name] = exhaustive_xla(name)
+            known[name] = exhaustive_xla(name, options.every)
             print(name, known[name], flush=True)
             KNOWN.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
         return

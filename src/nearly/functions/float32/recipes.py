@@ -118,5 +118,5 @@ RECIPES = _recipes(
         "erfc(-x*sqrt(1/2))/2 + clip(x,-16,16)*exp(-clip(x,-16,16)**2/2)/sqrt(2*pi)",
     ),
     Recipe("lgamma", ("remez",), "9", "digamma(x)", 2.0),
-    Recipe("digamma", ("remez",), "9", "trigamma(x)", 2.0),
+    Recipe("digamma", ("remez",), "11+5+8+5+7", "trigamma(x)", 2.0, 2.0),
 )
