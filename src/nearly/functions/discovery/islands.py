@@ -61,7 +61,7 @@ class Search:
     islands: int = 4
     migration: int = 8
     migrants: int = 2
-    children: int = 100_000
+    children: int = 25_000
     selection: Selection = field(default_factory=QualityDiversity)
     mutation: Mutation = field(default_factory=Mutation)
     effort: Effort = field(default_factory=Effort)

@@ -11,7 +11,6 @@ Differences from the paper (`autonumerics-zero`), all switched off by `PAPER`:
   a rational program, takes two insertions of which the first alone is worth nothing;
 - the other operand of an inserted vertex is often the operand it was put behind (`again`) or a
   fresh constant (`fresh`), not any vertex with equal probability;
-- insertions are as frequent as edge switches, removals half as frequent;
 - macros, if asked for, do y -> y + k/y, y -> y^2 or y -> y^2 + k in one mutation.
 
 The paper's renaming of vertices is left out: it changes no structure, and a child whose structure
@@ -70,7 +69,7 @@ class Mutation:
 
     **Arguments:**
 
-    - `insert`, `remove`, `switch`: relative rates of the three mutations.
+    - `insert`, `remove`, `switch`: relative rates of the three mutations, the paper's.
     - `constant`: the share of insertions that put a constant in the place of an operand.
     - `more`: the probability of each further mutation of a child.
     - `near`: the probability that a further one is an insertion beside the last inserted vertex.
@@ -80,9 +79,9 @@ class Mutation:
     - `macros`: names out of `MACROS`; a child gets one of them with probability `macro`.
     """
 
-    insert: float = 2.0
-    remove: float = 1.0
-    switch: float = 2.0
+    insert: float = 1.0
+    remove: float = 2.0
+    switch: float = 3.0
     constant: float = 0.1
     more: float = 0.5
     near: float = 0.5

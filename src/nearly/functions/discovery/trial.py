@@ -1,6 +1,8 @@
 """What a proposed child is worth: its constants fitted, its error on a fine grid; compiled.
 
-One call runs a whole round of a search on one island, so that Python costs nothing.
+One call runs a whole round of a search on one island, so that Python costs nothing. Numba renews
+what it has compiled when this file changes, not when `kernels` does: whoever edits that empties
+`__pycache__`.
 """
 
 from __future__ import annotations
