@@ -183,6 +183,17 @@ def test_starts_are_tried_and_poles_refused() -> None:
         minimax(replace(stuck, constants=stuck.constants | {}), Function("1/(x+9)^9", ("0", "1")))
 
 
+def test_constants_do_not_run_to_infinity() -> None:
+    """sqrt(x + a) b + c has its best approximation of a convex function at a = infinity."""
+    b = Builder()
+    program = b.program(b.sqrt(b.x + 2.0) * 0.5 + 0.25)
+    fitted = minimax(program, EXP2)
+    assert not fitted.levelled
+    assert all(abs(value) < 2**256 for value in fitted.program.constants.values())
+    line = float(polynomial.minimax(EXP2, 1).error)
+    assert line < fitted.error < line * 1.2
+
+
 def test_constants_have_the_digits_asked_for() -> None:
     fitted = minimax(coth(0, 0), EXP2, digits=9)
     for value in fitted.program.constants.values():
@@ -219,7 +230,7 @@ def test_errors_name_the_remedy() -> None:
     program = coth(0, 0)
     with pytest.raises(InputError, match="a start of 1 values for the 4 constants"):
         minimax(program, EXP2, starts=[(1.0,)])
-    with pytest.raises(InputError, match="finite number"):
+    with pytest.raises(InputError, match="c1 starts at inf: give a number below 1e"):
         minimax(program, EXP2, starts=[(1.0, math.inf, 1.0, 1.0)])
     with pytest.raises(InputError, match="give error='relative'"):
         minimax(program, Function("exp2", ("0", "1"), "float32", "ulp"))

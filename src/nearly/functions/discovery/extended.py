@@ -25,6 +25,7 @@ from nearly.functions.program import Program
 from nearly.functions.target import Piece
 
 CAUTION = Fraction(1, 10)  # how strongly a step is held back, for its error
+LARGEST = 2**256  # constants stay below this
 INSET = 64  # how near to the domain's ends errors are looked at, in halvings of its length
 
 _APPLY: dict[int, Callable[[arb, arb], arb]] = {
@@ -248,11 +249,14 @@ def least_squares(
 
 
 def moved(constants: Sequence[arb], active: Sequence[int], step: Sequence[arb]) -> list[arb]:
-    """The constants less a step in the active ones."""
+    """The constants less a step in the active ones; as they are, if one would exceed `LARGEST`.
+
+    Where the optimum lies at infinity the constants would run there, and out of float64.
+    """
     result = list(constants)
     for k, value in zip(active, step, strict=True):
         result[k] = (result[k] - value).mid()
-    return result
+    return result if bool(largest(result) < LARGEST) else list(constants)
 
 
 def sizes(constants: Sequence[arb]) -> list[arb]:

@@ -24,6 +24,7 @@ from scipy.optimize import linprog
 from nearly.core.errors import InputError
 from nearly.functions.discovery import kernels
 from nearly.functions.discovery.extended import (
+    LARGEST,
     Curve,
     Sample,
     damped_step,
@@ -128,8 +129,8 @@ def _check(program: Program, candidates: Sequence[Start]) -> None:
                 f"{', '.join(names)}: give one for each, in this order"
             )
         for name, value in zip(names, start, strict=True):
-            if not math.isfinite(value):
-                raise InputError(f"{name} starts at {value}: give a finite number")
+            if not abs(value) < LARGEST:  # nor a NaN
+                raise InputError(f"{name} starts at {value}: give a number below {LARGEST:.0e}")
 
 
 def _screened(
