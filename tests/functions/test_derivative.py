@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from nearly.core.errors import InputError
+from nearly.functions.builders import minimax
 from nearly.functions.derivative import differentiate
 from nearly.functions.evaluate import evaluate
+from nearly.functions.function import Function
 from nearly.functions.program import Builder
+from nearly.functions.reduction import reduction
 
 
 def slope(build, x, dtype: str = "float64"):
@@ -68,6 +71,34 @@ def test_a_leading_part_is_a_step() -> None:
         return (x - leading) * 8 + leading
 
     assert slope(rest, X).tolist() == [8] * 4
+
+
+def test_rounding_by_a_large_constant_is_a_step() -> None:
+    magic = 3 << 51
+
+    def sawtooth(b, x):
+        return x * 2 - b.sub(b.add(x * 2, magic), magic) + b.sub(magic, b.fma(x, 2, magic))
+
+    assert slope(sawtooth, X).tolist() == [2] * 4
+    assert slope(lambda b, x: (x + (1 << 52)) * 1, X, "real").tolist() == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "derivative"),
+    [
+        ("exp2", lambda x: np.log(2) * 2**x),
+        ("sin", np.cos),
+        ("tan", lambda x: 1 / np.cos(x) ** 2),
+        ("atan", lambda x: 1 / (1 + x * x)),
+    ],
+)
+def test_through_a_range_reduction(name: str, derivative) -> None:
+    found = reduction(Function(name, ("-inf", "inf"), "float32", "ulp"))
+    assert found is not None
+    program = found.wrap(*(minimax(core, 10) for core in found.cores))
+    x = np.linspace(-9.7, 9.9, 50)
+    slopes = evaluate(differentiate(program), x.astype(np.float32))
+    np.testing.assert_allclose(slopes, derivative(x), rtol=1e-4)
 
 
 def test_what_cannot_be_told_is_refused() -> None:

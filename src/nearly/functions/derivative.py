@@ -40,7 +40,8 @@ def differentiate(program: Program) -> Program:
     Where a program takes numbers apart, the integers are differentiated too: between two powers of
     two the bits of x are a linear function of x, so exponent arithmetic (`x * 2^-e` by subtraction
     in the exponent field) keeps its slope. `round`, `to_int`, comparisons and table indices are
-    steps, with slope zero.
+    steps, with slope zero, and so are sums with a constant whose last place is 1 or more: that is
+    how a range reduction rounds.
 
     **Returns:** a program of the same format. It approximates the derivative of the truth to the
     program's order, less about one; where that is too little, give the derivative itself.
@@ -66,10 +67,10 @@ class _Rules:
 
     def table(self) -> Mapping[str, Callable[..., Dual]]:
         own = {
-            "add": lambda a, b: self._sum(a.slope, b.slope),
-            "sub": lambda a, b: self._sum(a.slope, self._negative(b.slope)),
+            "add": lambda a, b: self._unrounded(a, b, self._sum(a.slope, b.slope)),
+            "sub": lambda a, b: self._unrounded(a, b, self._sum(a.slope, self._negative(b.slope))),
             "mul": self._product,
-            "fma": lambda a, b, c: self._sum(self._product(a, b), c.slope),
+            "fma": lambda a, b, c: self._unrounded(c, c, self._sum(self._product(a, b), c.slope)),
             "neg": lambda a: self._negative(a.slope),
             "bits": self._to_bits,
             "iadd": lambda a, b: self._sum(a.slope, b.slope),
@@ -102,6 +103,14 @@ class _Rules:
             return Dual(value, slope(value, *operands))
 
         return rule
+
+    def _unrounded(self, a: Dual, b: Dual, slope: Any) -> Any:
+        """The slope of a sum, zero where one summand is a constant that rounds it to an integer."""
+        if self.builder.dtype == "real":
+            return slope
+        large = 1 << self.field
+        numbers = (d.number for d in (a, b) if isinstance(d.number, Fraction))
+        return None if any(abs(number) >= large for number in numbers) else slope
 
     def _sum(self, p: Any, q: Any) -> Any:
         if p is None or q is None:
