@@ -273,6 +273,16 @@ def test_one_large_number_chooses_the_program_of_its_array() -> None:
     assert jax.grad(jax.grad(f))(F32(5)) == 2
 
 
+def test_derivatives_of_the_gamma_functions_hold_on_both_sides() -> None:
+    # Slopes alone: x is the value, digamma the derivative. The figures are mpmath's.
+    f = to_jax(program(lambda b, x: x + 0), "digamma(x)")
+    for x, first, second in ((-20.3, 5.3175499, 15.0313460), (3.75, 1.1825374, 0.3053399)):
+        assert float(jax.grad(f)(F32(x))) == pytest.approx(first, rel=1e-4)
+        assert float(jax.grad(jax.grad(f))(F32(x))) == pytest.approx(second, rel=1e-4)
+    g = to_jax(program(lambda b, x: x + 0), "clip(x,-1,2)*trigamma(x)")
+    assert float(jax.grad(g)(F32(3))) == pytest.approx(2 * 0.3949341, rel=1e-5)
+
+
 def test_a_smooth_program_has_every_derivative() -> None:
     f = to_jax(program(lambda b, x: x * x * x * x / 24))
     third = jax.grad(jax.grad(jax.grad(f)))

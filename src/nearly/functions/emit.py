@@ -10,7 +10,10 @@ from nearly.functions.statement import ErrorStatement
 
 __all__ = ["FORMS", "ErrorStatement", "emit"]
 
-RESERVED = ("np", "jax", "jnp", "lax", "fixed", "opaque", "two_sum", "odd_sum", "fma32", "fma64")
+RESERVED = (
+    *("np", "jax", "jnp", "lax", "fixed", "opaque", "psi", "trigamma"),
+    *("two_sum", "odd_sum", "fma32", "fma64"),
+)
 FORMS = ("c", "numpy", "jax", "stablehlo")
 
 

@@ -145,10 +145,32 @@ MATHEMATICS = {
 } | {
     **{"asin": "jnp.arcsin", "acos": "jnp.arccos", "atan": "jnp.arctan", "rsqrt": "lax.rsqrt"},
     **{"asinh": "jnp.arcsinh", "acosh": "jnp.arccosh", "atanh": "jnp.arctanh"},
-    **{"erf": "lax.erf", "erfc": "lax.erfc", "lgamma": "lax.lgamma", "digamma": "lax.digamma"},
-    **{"trigamma": "(lambda v: lax.polygamma(jnp.ones_like(v), v))", "clip": "jnp.clip"},
+    **{"erf": "lax.erf", "erfc": "lax.erfc", "lgamma": "lax.lgamma"},
+    **{"digamma": "psi", "trigamma": "trigamma", "clip": "jnp.clip"},
 }
 OPERANDS = {"clip": 3}  # of the others one
+
+POLYGAMMA = """\
+@jax.custom_jvp
+def psi(x):
+    return lax.digamma(x)
+
+
+@psi.defjvp
+def psi_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return psi(x), trigamma(x) * dx
+
+
+# JAX's polygamma is right for positive x alone: left of 0 by reflection.
+def trigamma(x):
+    left = x < 0
+    right = lax.polygamma(jnp.ones_like(x), jnp.where(left, 1 - x, x))
+    part = jnp.where(left, x - jnp.rint(x), 0.5)
+    return jnp.where(left, (np.pi / jnp.sin(np.pi * part)) ** 2 - right, right)
+
+
+"""
 
 SIGNS: dict[type[ast.operator], str] = {
     ast.Add: "+",
@@ -289,7 +311,8 @@ def _slopes(program: Program, name: str, derivative: str | Program | None) -> An
             f"    x, y = x.astype({register}), y.astype({register})",
             f"    return jnp.asarray({expression}, {register}).astype(jnp.{program.dtype})",
         ]
-        return [], lambda tables: "\n".join(lines) + "\n"
+        helpers = POLYGAMMA if re.search(r"\b(psi|trigamma)\(", expression) else ""
+        return [], lambda tables: helpers + "\n".join(lines) + "\n"
     first = derivative or differentiate(program)
     if first.dtype != program.dtype:
         raise InputError(
