@@ -276,4 +276,8 @@ def float32_speed() -> list[float]:
 
     points = np.random.default_rng(0).uniform(-20, 20, 1024).astype(np.float32)
     ratio = compare_jax(jnp.exp2, float32.exp2, points).ratio
+    if ratio.high > 1.5 * ratio.low:
+        raise Inconclusive(
+            f"the machine is busy: {ratio.low:.3g} to {ratio.high:.3g}; run it again"
+        )
     return [ratio.low, ratio.median, ratio.high]
