@@ -5,6 +5,9 @@
     python scripts/records.py --programs FILE     and programs found elsewhere, refitted: a list of
                                                   entries as in the records, bounds not needed
     python scripts/records.py --minutes 10        and a search of so many minutes for each
+    python scripts/records.py --shifts            and, for counts that have no record of their own,
+                                                  that of one operation less with a constant added
+                                                  on one of its edges
 
 Nothing is ever lost: a program is kept only where it beats what is on file. Minutes without a
 search, most of them proofs.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +101,40 @@ def searched(function: Function, minutes: float) -> Iterator[Candidate]:
         yield Candidate(candidate.program, how)
 
 
+def shifted(function: Function) -> Iterator[Candidate]:
+    """The best of the records with one operation more, a constant added, where counts are free."""
+    for ops in COUNTS[:-1]:
+        records = {r.ops: r for r in load(function.name) if r.target == function}
+        if ops in records and ops + 1 not in records:
+            found = [minimax(program, function) for program in with_shifts(records[ops].program)]
+            best = min(found, key=lambda fitted: fitted.error)
+            yield Candidate(best.program, f"{records[ops].how}, shifted")
+
+
+def with_shifts(program: Program) -> Iterator[Program]:
+    """The program with a small constant added to one operand of one instruction, each in turn."""
+    for i, (_, *operands) in enumerate(program.instructions):
+        for slot, operand in enumerate(operands):
+            if operand in program.depends:
+                for start in (Fraction(1, 100), Fraction(-1, 100)):
+                    yield _with_shift(program, i, slot, start)
+
+
+def _with_shift(program: Program, at: int, slot: int, start: Fraction) -> Program:
+    def moved(name: str) -> str:
+        later = name.startswith("t") and int(name[1:]) >= at
+        return f"t{int(name[1:]) + 1}" if later else name
+
+    operation, *operands = program.instructions[at]
+    shift = ("add", operands[slot], "shift")
+    operands[slot] = f"t{at}"
+    after = ((o, *map(moved, names)) for o, *names in program.instructions[at + 1 :])
+    before = program.instructions[:at]
+    return Program(
+        (*before, shift, (operation, *operands), *after), {**program.constants, "shift": start}
+    )
+
+
 def extend(function: Function, candidates: Iterator[Candidate]) -> None:
     path = SHIPPED / f"{function.name}.json"
     for program, how in candidates:
@@ -114,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("functions", nargs="*", help="names; by default all")
     parser.add_argument("--programs", type=Path, help="a file of programs to refit")
+    parser.add_argument("--shifts", action="store_true", help="fill counts by shifted records")
     parser.add_argument("--minutes", type=float, default=0.0, help="of search for each function")
     arguments = parser.parse_args()
     for function in targets():
@@ -126,6 +165,8 @@ def main() -> None:
             extend(function, programs(function, arguments.programs))
         if arguments.minutes:
             extend(function, searched(function, arguments.minutes))
+        if arguments.shifts:
+            extend(function, shifted(function))
         counts = sorted({r.ops for r in load(function.name) if r.target == function})
         print(f"  records of {counts} operations")
 
