@@ -242,8 +242,6 @@ def never_worse() -> float:
         scaled="10 rounds of 400,000 children, half a minute on two cores; the paper's search ran "
         "on many machines",
     ),
-    limits="so short a search ends short of the structure that the paper's program has; the error "
-    "falls on with more rounds",
 )
 def from_an_empty_program() -> list[float]:
     from nearly.functions.discovery.evolve import evolve
