@@ -20,13 +20,14 @@ from typing import NamedTuple
 
 from nearly.functions.function import Function
 from nearly.functions.oracle import ALIASES
+from nearly.functions.reduction.digamma import digamma
 from nearly.functions.reduction.error_function import erf, erfc
 from nearly.functions.reduction.exponential import exponential
-from nearly.functions.reduction.gamma import digamma
 from nearly.functions.reduction.gelu import gelu
 from nearly.functions.reduction.hyperbolic import cosh, expm1, sigmoid, sinh, tanh
 from nearly.functions.reduction.inverse import acos, asin, atan
 from nearly.functions.reduction.inverse_error_function import erfinv
+from nearly.functions.reduction.log_gamma import lgamma
 from nearly.functions.reduction.logarithm import log1p, logarithm
 from nearly.functions.reduction.root import cbrt, rsqrt, sqrt
 from nearly.functions.reduction.scheme import Reduction
@@ -73,6 +74,7 @@ FAMILIES: Mapping[str, Family] = {
     "erfc": _symmetric(erfc, 1),
     "erfinv": _symmetric(erfinv, Fraction(1, 2)),
     "gelu": _symmetric(gelu, 1),
+    "lgamma": Family(lgamma, (Fraction(1, 2), Fraction(3))),
     "digamma": Family(digamma, (Fraction(1), Fraction(2))),
     "sqrt": _around_one(sqrt, 4),
     "rsqrt": _around_one(rsqrt, 4),

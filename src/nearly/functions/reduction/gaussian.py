@@ -148,6 +148,8 @@ def lowered(b: Builder, place: Layout, bits: Node, power: Node) -> Node:
 def lifted(b: Builder, place: Layout, size: Node, bits: Node, scale: Fraction) -> Node:
     """`scale` times a >= 0, also where a is subnormal; where a is 0, next to nothing.
 
+    A scale of 2^(3p) keeps that from being subnormal itself, and flushed.
+
     The bits are a's own: XLA's minimum, which may have held the number, flushes subnormal ones.
     """
     scaled = b.mul(size, scale)

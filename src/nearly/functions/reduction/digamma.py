@@ -16,7 +16,7 @@ the latter where |d| > 5/16, with g = 1/2 - |d| and d's sign; for a < 1 the recu
 So the result is a head, which is t or the rounded logarithm, and perhaps a pole, the reciprocal of
 a or d; and smaller terms. The reciprocal is a sum too, its first part being short, so that what it
 leaves of 1 is exact. The sum of head and pole is rounded at the size of the result only: nothing
-where they cancel. 1/x is finite for some subnormal numbers, so that divisors are taken times 2^p.
+where they cancel. 1/x is finite for some subnormal numbers, so that divisors are taken times 2^3p.
 
 psi has a zero at 1.46 and one between any two poles on the left: near them the error is absolute.
 At the poles left of 0 it is NaN, for the limits from both sides differ; at 0 it is -infinity.
@@ -26,18 +26,19 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import NamedTuple
 
 from nearly.functions.function import Function
 from nearly.functions.program import Builder, Node, Program
 from nearly.functions.reduction.gaussian import at_most, lifted
-from nearly.functions.reduction.layout import Layout, layout, real, short, upper_half
-from nearly.functions.reduction.logarithm import split
+from nearly.functions.reduction.layout import layout
 from nearly.functions.reduction.scheme import Reduction
+from nearly.functions.reduction.two_parts import (
+    logarithm_core,
+    logarithm_in_parts,
+    reciprocal_in_parts,
+)
 
 LEFT = ("-1/2", "1/2")
-THIRD = ("-1/3", "1/3")
-LOGARITHM = "(log(1+x)-x)/x^2"
 ROOT = "(x+1/32)^(1/2)"
 # Not from -1/32: to the eye of ball arithmetic the root is singular there. The cores are smooth.
 LOW = "-127/4096"
@@ -53,7 +54,7 @@ def digamma(function: Function) -> Reduction:
     series = Function(
         "(digamma(1/x)+log(x)+x/2)/x^2", ("1/10000", "1/2"), function.dtype, "absolute"
     )
-    logarithm = Function(LOGARITHM, THIRD, function.dtype, "absolute")
+    logarithm = logarithm_core(function.dtype)
     pole = Function(POLE, (LOW, str(POLAR**2 - Fraction(1, 32))), function.dtype, "absolute")
     tangent = Function(
         TANGENT,
@@ -75,7 +76,7 @@ def digamma(function: Function) -> Reduction:
         is_left, is_small = on_the_left(b, b.x), b.lt(size, 1)
 
         d = b.sub(size, b.round(size))
-        scale = Fraction(2) ** place.precision
+        scale = Fraction(2) ** (3 * place.precision)
         scaled = lifted(
             b,
             place,
@@ -91,13 +92,13 @@ def digamma(function: Function) -> Reduction:
             b.select(is_polar, one, zero),
             b.select(is_small, b.constant(Fraction(-1)), zero),
         )
-        pole = _reciprocal(b, place, divisor, scale)
+        pole = reciprocal_in_parts(b, place, divisor, scale)
         first = b.mul(sign, b.select(b.eq(divisor, 0), b.constant(math.nan), pole.high))
         g = b.sub(b.select(b.lt(d, 0), b.neg(half), half), d)
         bend = b.select(is_polar, _odd(b, b.neg(d), pole_core), _odd(b, g, tangent_core))
 
         t = b.sub(size, b.select(is_small, half, b.constant(Fraction(3, 2))))
-        log = logarithm_in_parts(b, place, size, log_core)
+        log = logarithm_in_parts(b, place, b.bits(size), log_core)
         z = b.div(1, size)
         series = b.fma(b.mul(z, z), b.inline(series_core, z), b.mul(z, Fraction(-1, 2)))
         is_near = b.lt(size, 2)
@@ -116,33 +117,6 @@ def _odd(b: Builder, x: Node, core: Program) -> Node:
     return b.mul(x, b.inline(core, b.sub(b.mul(x, x), Fraction(1, 32))))
 
 
-def _reciprocal(b: Builder, place: Layout, divisor: Node, scale: Fraction) -> Sum:
-    """scale / divisor in two parts of one sign, the first short."""
-    inverse = b.div(1, divisor)
-    high, first = upper_half(b, place, inverse), upper_half(b, place, divisor)
-    left = b.sub(b.sub(1, b.mul(high, first)), b.mul(high, b.sub(divisor, first)))
-    return Sum(b.mul(high, scale), b.mul(b.mul(left, inverse), scale))
-
-
 def on_the_left(b: Builder, x: Node) -> Node:
     """Whether x < 0, subnormal numbers included, which XLA's comparison takes for 0."""
     return b.lt(b.isub(b.bits(x), 1), -1)
-
-
-class Sum(NamedTuple):
-    """A number as the sum of a rounded one and a small one."""
-
-    high: Node
-    low: Node
-
-
-def logarithm_in_parts(b: Builder, place: Layout, size: Node, core: Program) -> Sum:
-    """log a, for normal a >= 4/3 or where an absolute error will do."""
-    e, m = split(b, place, b.bits(size))
-    f = b.sub(m, 1)
-    two = real("log(2)")
-    head = short(two, place.precision - place.unit.bit_length())
-    whole = b.mul(e, head)
-    high = b.add(whole, f)
-    low = b.fma(e, two - head, b.add(b.sub(whole, high), f))
-    return Sum(high, b.fma(b.mul(f, f), b.inline(core, f), low))
