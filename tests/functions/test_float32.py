@@ -52,7 +52,7 @@ SPECIAL: dict[str, list[tuple[float, float]]] = {
     "erf_inv": [(0, 0), (-0.0, -0.0), (1, INF), (-1, -INF), (1.5, NAN), (-INF, NAN)],
     "tanh": [(0, 0), (-0.0, -0.0), (INF, 1), (-INF, -1), (20, 1), (2**-149, 2**-149)],
     "sigmoid": [(0, 0.5), (INF, 1), (-INF, 0), (90, 1), (-110, 0)],
-    "gelu": [(0, 0), (-0.0, -0.0), (INF, INF), (-INF, 0), (20, 20)],
+    "gelu": [(0, 0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (20, 20)],
     "lgamma": [(1, 0), (2, 0), (INF, INF), (0, INF), (-0.0, INF), (-1, INF), (1e38, INF)],
     "digamma": [(INF, INF), (-1, NAN), (-INF, NAN), (0, -INF)],
 }

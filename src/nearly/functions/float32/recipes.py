@@ -117,6 +117,6 @@ RECIPES = _recipes(
         # Far out x phi(x) is zero; clipped, infinity does not multiply it.
         "erfc(-x*sqrt(1/2))/2 + clip(x,-16,16)*exp(-clip(x,-16,16)**2/2)/sqrt(2*pi)",
     ),
-    Recipe("lgamma", ("remez",), "9", "digamma(x)", 2.0),
+    Recipe("lgamma", ("remez",), "12+10+8+4+5", "digamma(x)", 2.0, 4.0),
     Recipe("digamma", ("remez",), "11+5+8+5+7", "trigamma(x)", 2.0, 2.0),
 )
