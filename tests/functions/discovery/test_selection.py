@@ -22,7 +22,7 @@ from nearly.functions.discovery.selection import (
     fronts,
     propose,
 )
-from nearly.functions.discovery.trial import Effort, run_round
+from nearly.functions.discovery.trial import Effort, run_round, settle
 from nearly.functions.function import Function
 
 EXP2 = Function("exp2", ("0", "1"))
@@ -34,6 +34,14 @@ def bred(selection: Selection, mutation: Mutation, children: int) -> State:
     rule = selection.rule(OPERATIONS)
     run_round(state, rule, samples, mutation.rates, Effort(), stream_of(1), children)
     return state
+
+
+def test_constants_all_but_whole_become_so() -> None:
+    high, low = np.array([-1.0 - 1e-9, 1.2, 1e-9, 3.0]), np.array([1e-20, 1e-20, 0.0, 1e-6])
+    assert settle(high, low)
+    assert high.tolist() == [-1.0, 1.2, 1e-9, 3.0]
+    assert low.tolist() == [0.0, 1e-20, 0.0, 1e-6]
+    assert not settle(np.array([0.5]), np.zeros(1))
 
 
 def test_fronts_by_hand() -> None:

@@ -17,6 +17,7 @@ from nearly.functions.discovery.kernels import NEAR_FLOOR, fit
 from nearly.functions.discovery.mutation import start_all
 from nearly.functions.discovery.selection import AGAIN, COPY, NEW, NOTHING, admit, propose
 
+NEARLY_WHOLE = 1e-7
 NOISE = 1e-12  # a float64 error below this may be rounding alone
 
 
@@ -74,4 +75,26 @@ def fitted(proposal, samples, rates, effort, stream):
         best, found, low = refine(operations, left, right, found, low, samples, effort.refining)
     if not best < bar:
         return np.inf, found, low
-    return worst(operations, left, right, found, low, samples), found, low
+    error = worst(operations, left, right, found, low, samples)
+    if error < bar:
+        return error, found, low
+    if settle(found, low):
+        error = worst(operations, left, right, found, low, samples)
+    return error, found, low
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def settle(high, low):
+    """Round the constants that are all but whole numbers; whether there was one.
+
+    A relative error is finite at a zero of the function only if the program is 0 there exactly: a
+    logarithm needs x - 1, and a fit, which sees no point that near, leaves 1 + 1e-12.
+    """
+    found = False
+    for k in range(high.size):
+        whole = np.round(high[k])
+        if whole != 0 and abs(high[k] - whole) + abs(low[k]) < NEARLY_WHOLE:
+            high[k], low[k] = whole, 0.0
+            found = True
+    return found
