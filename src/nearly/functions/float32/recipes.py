@@ -106,17 +106,17 @@ RECIPES = _recipes(
     Recipe("cbrt", ("remez",), "4", "1/(3*y*y)"),
     Recipe("rsqrt", ("remez",), "4", "-0.5*y*y*y"),
     Recipe("erf", ("remez",), "6+12", "2/sqrt(pi)*exp(-x*x)"),
-    Recipe("erfc", ("remez",), "11+11+4", "-2/sqrt(pi)*exp(-x*x)"),
+    Recipe("erfc", ("remez",), "11+12+4", "-2/sqrt(pi)*exp(-x*x)"),
     Recipe("erf_inv", ("remez",), "8+11+9", "sqrt(pi)/2*exp(y*y)"),
     Recipe("tanh", ("remez",), "10+4", "(1-y)*(1+y)"),
     Recipe("sigmoid", ("remez",), "4", "y*(1-y)"),
     Recipe(
         "gelu",
         ("remez-even-odd", "remez-even-odd", "remez"),
-        "11+12+4",
+        "11+12+5",
         # Far out x phi(x) is zero; clipped, infinity does not multiply it.
         "erfc(-x*sqrt(1/2))/2 + clip(x,-16,16)*exp(-clip(x,-16,16)**2/2)/sqrt(2*pi)",
     ),
     Recipe("lgamma", ("remez",), "12+10+8+4+5", "digamma(x)", 2.0, 4.0),
-    Recipe("digamma", ("remez",), "11+5+8+5+7", "trigamma(x)", 2.0, 2.0),
+    Recipe("digamma", ("remez",), "11+5+8+5+7", "trigamma(x)", 2.0, 4.0),
 )

@@ -1,9 +1,9 @@
-"""MEASURED erf_inv: error <= 0.939938 ulp
-error:   0.939938 ulp
+"""PROVEN erf_inv: error <= 0.986797 ulp
+error:   0.986797 ulp
 domain:  every float32
 checked: jax 0.10.2 with fused multiply-adds; without
 command: python scripts/float32.py erf_inv
-known by: 67,108,864 of 2^32 inputs tried on an x86-64 processor; the worst is x = 0.008803051896393299
+known by: 4,294,967,296 of 2^32 inputs tried on an x86-64 processor; the worst is x = 0.9948540925979614
 method:  remez at 8+11+9
 """
 
