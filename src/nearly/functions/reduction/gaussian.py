@@ -152,13 +152,12 @@ def lifted(b: Builder, place: Layout, size: Node, bits: Node, scale: Fraction) -
 
     The bits are a's own: XLA's minimum, which may have held the number, flushes subnormal ones.
     """
-    scaled = b.mul(size, scale)
+    # Added to no number but 0 it counts, and keeps 0 away, whose exponent could not be lowered.
+    nothing = scale * place.storage.spacing(Fraction(0)) / 2 ** (place.precision + 2)
     if not place.has_subnormals:
-        return scaled
-    unit = scale / Fraction(2) ** place.unit
-    # Added to no count but 0 it counts, and keeps 0 away, whose exponent could not be lowered.
-    counted = b.fma(b.to_float(bits), unit, unit / 2 ** (place.precision + 2))
-    return b.select(b.lt(bits, place.hidden), counted, scaled)
+        return b.fma(size, scale, nothing)
+    counted = b.fma(b.to_float(bits), scale / Fraction(2) ** place.unit, nothing)
+    return b.select(b.lt(bits, place.hidden), counted, b.mul(size, scale))
 
 
 def at_most(b: Builder, size: Node, end: Fraction) -> Node:
