@@ -86,8 +86,8 @@ def evolve(
     **Returns:** a `Discovery`. **Raises:** `InputError` without an end, or where the file holds
     another search; `KeyboardInterrupt` leaves the file at the last whole round.
 
-    Cost: about 80,000 children a second and core, of which a sixth have a structure that is new and
-    fitted; memory 3 MB an island. Rounds of one island are never parallel: more workers than
+    Cost: about 30,000 children a second and core, of which a third have a structure that is new and
+    fitted; memory 3 MB an island; half a minute of compiling on the first use. Rounds of one island are never parallel: more workers than
     islands idle.
 
     Paper: `autonumerics-zero`.

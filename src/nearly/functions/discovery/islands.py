@@ -51,7 +51,7 @@ class Search:
       `migrants` programs of each cost from the one before it.
     - `children`: bred on each island in a round.
     - `selection`, `mutation`, `effort`: who breeds, how children differ, what a fit may cost.
-    - `fitter`: `"gauss-newton"`, or `"cma"`, the paper's own, a few thousand times slower.
+    - `fitter`: `"gauss-newton"`, or `"cma"`, the paper's own, four hundred times slower.
     """
 
     function: Function
