@@ -87,8 +87,8 @@ def evolve(
     another search; `KeyboardInterrupt` leaves the file at the last whole round.
 
     Cost: about 30,000 children a second and core, of which a third have a structure that is new and
-    fitted; memory 3 MB an island; half a minute of compiling on the first use. Rounds of one island are never parallel: more workers than
-    islands idle.
+    fitted; memory 3 MB an island; half a minute of compiling on the first use. Rounds of one island
+    are never parallel: more workers than islands idle.
 
     Paper: `autonumerics-zero`.
     """
