@@ -42,7 +42,7 @@ def erf(function: Function) -> Reduction:
     # From here on 1 - erfc rounds to 1, though erfc be a little wrong.
     end = past("erfc({x})", Fraction(5, 16) / 2**place.precision)
     near = Function(f"erf({SQUARE})/{SQUARE}-1", NEAR, function.dtype, "absolute")
-    far_domain = ("0", str(end - Fraction(11, 8)))
+    far_domain = ("0", str(end - 1 - Fraction(9, place.precision)))
     far = Function("erfc(x+1)^(1/2)", far_domain, function.dtype, "absolute")
 
     def wrap(near_core: Program, far_core: Program) -> Program:
