@@ -32,7 +32,7 @@ from nearly.functions.reduction.layout import Layout, layout, upper_half
 from nearly.functions.reduction.scheme import Reduction
 
 REST = "0-log(erfc({x}/2^(1/2))/2)-{x}^2/2"
-JOINT = Fraction(9, 2)
+JOINT = Fraction(4)
 
 
 def gelu(function: Function) -> Reduction:
