@@ -116,7 +116,6 @@ RECIPES = _recipes(
         "11+12+5",
         # Far out x phi(x) is zero; clipped, infinity does not multiply it.
         "erfc(-x*sqrt(1/2))/2 + clip(x,-16,16)*exp(-clip(x,-16,16)**2/2)/sqrt(2*pi)",
-        1.25,
     ),
     Recipe("lgamma", ("remez",), "12+10+8+4+5", "digamma(x)", 2.0, 4.0),
     Recipe("digamma", ("remez",), "11+5+8+5+7", "trigamma(x)", 2.0, 4.0),
