@@ -108,3 +108,18 @@ def test_shapes_and_blocks() -> None:
     assert evaluate(program, 2.0) == 5
     constant = b.program(b.constant(Fraction(1, 4)))
     assert evaluate(constant, x.reshape(-1, 1)).shape == (x.size, 1)
+
+
+def test_fusing_a_program_changes_its_instructions_and_not_its_values() -> None:
+    b = Builder("real")
+    shared = b.x * 3
+    horner = b.program((shared + 2) * b.x + shared)
+    fused = horner.fused()
+    assert [name for name, *_ in fused.instructions].count("fma") == 2
+    assert fused.cost.instructions == 3
+    ratio = b.program((b.x * 5) / (b.x * b.x + 1))
+    assert [name for name, *_ in ratio.fused().instructions] == ["fma", "mul", "div"]
+    x = np.arange(-8.0, 9.0)
+    for program in (horner, ratio):
+        assert np.array_equal(program.fused()(x), program(x))
+        assert np.array_equal(program.fused().unfused()(x), program(x))

@@ -194,6 +194,27 @@ class Program:
         split = builder.arithmetic | {"fma": lambda a, b, c: builder.apply("add", a * b, c)}
         return builder.program(self.run(builder.x, split, builder.constant))
 
+    def fused(self) -> Program:
+        """The same program with every sum of a product and something as an fma."""
+        builder = Builder(self.dtype)
+
+        def value(operand: Any) -> Any:
+            return builder.apply("mul", *operand) if isinstance(operand, tuple) else operand
+
+        def add(a: Any, b: Any) -> Any:
+            product, other = (b, a) if isinstance(b, tuple) else (a, b)
+            if isinstance(product, tuple):
+                return builder.apply("fma", *product, value(other))
+            return builder.apply("add", a, b)
+
+        def copied(name: str) -> Callable[..., Any]:
+            return lambda *operands: builder.apply(name, *map(value, operands))
+
+        arithmetic: dict[str, Callable[..., Any]] = {name: copied(name) for name in OPERATIONS}
+        # A product waits for who takes it; written twice, it is one instruction all the same.
+        arithmetic |= {"add": add, "mul": lambda a, b: (value(a), value(b))}
+        return builder.program(value(self.run(builder.x, arithmetic, builder.constant)))
+
     def in_format(self, dtype: str) -> Program:
         """The same instructions in another format, each constant rounded to its registers."""
         register = format_named(dtype).computing

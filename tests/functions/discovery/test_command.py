@@ -12,8 +12,11 @@ from typer.testing import CliRunner, Result
 from nearly.core.frontier import Frontier
 from nearly.functions import record
 from nearly.functions.discovery import islands
-from nearly.functions.discovery.islands import Search, began, save
+from nearly.functions.discovery.islands import Search, began, rounds, save
+from nearly.functions.discovery.speed import NEARLY_GOOD, in_format, suited
 from nearly.functions.function import Function
+from nearly.functions.rounding import round_program
+from nearly.functions.verify import measure
 
 SHORT = ("--rounds", "1", "--islands", "1", "--ops", "3")
 
@@ -136,3 +139,15 @@ def test_finds_a_half_precision_kernel(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "float16" in done.stdout.splitlines()[0]
     assert (tmp_path / "found" / "picked.c").exists()
+
+
+def test_of_an_archive_the_programs_that_survive_rounding_are_picked() -> None:
+    real = Function("exp2", ("0", "1"))
+    machine = in_format(real, "float16")
+    state = next(rounds(Search(real, most=6, objective="weighted"), began(Search(real)), None))
+    archives = [island.archive for island in state.states]
+    found = suited(machine, real, archives, 6, 4.0)
+    assert found
+    assert all(f.bound < NEARLY_GOOD * 4.0 * 2.0**-10 for f in found)
+    best = min(measure(machine, round_program(machine, f.program.fused())).error for f in found)
+    assert best <= 4.0

@@ -30,9 +30,21 @@ Domain = Annotated[
     typer.Option(metavar="LO HI", help="Its two ends, as expressions.", show_default="usual one"),
 ]
 Ops = Annotated[
-    int, typer.Option(metavar="N", help="The dearest program, in units of the objective.")
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="The dearest program, in units of the objective.",
+        show_default="10; with --dtype 16",
+    ),
 ]
-Objective = Annotated[str, typer.Option(metavar="operations|weighted|depth", help="What is cheap.")]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        metavar="operations|weighted|depth",
+        help="What is cheap.",
+        show_default="operations; with --dtype weighted",
+    ),
+]
 ErrorKind = Annotated[
     str, typer.Option("--error", metavar="relative|absolute", help="The error that counts.")
 ]
@@ -94,8 +106,8 @@ def discover(
     ctx: typer.Context,
     function: Function,
     domain: Domain = None,
-    ops: Ops = 10,
-    objective: Objective = "operations",
+    ops: Ops = None,
+    objective: Objective = None,
     error: ErrorKind = "relative",
     minutes: Minutes = None,
     rounds: Rounds = None,
@@ -117,7 +129,10 @@ def discover(
     from nearly.functions.discovery.delivery import Delivery
 
     _check(error, dtype, ulp, measured, paper, macros)
-    search = _search(function, domain, ops, objective, error, seed, islands, macros, paper)
+    # Code for a machine pays for a division what six additions cost.
+    usual = ("weighted", 16) if dtype else ("operations", 10)
+    cheap, most = objective or usual[0], usual[1] if ops is None else ops
+    search = _search(function, domain, most, cheap, error, seed, islands, macros, paper)
     folder = out or (None if json else Path(f"nearly-discover-{_slug(function)}"))
     state = _prepared(folder)
     with _progress(json or quiet) as progress:

@@ -18,7 +18,14 @@ from nearly.functions import record
 from nearly.functions.certify import certify
 from nearly.functions.discovery.certificate import Found, costs_of
 from nearly.functions.discovery.evolve import Discovery
-from nearly.functions.discovery.speed import Kernel, fastest_within, form_here, in_format, kernels
+from nearly.functions.discovery.speed import (
+    Kernel,
+    fastest_within,
+    form_here,
+    in_format,
+    kernels,
+    suited,
+)
 from nearly.functions.emit import emit
 from nearly.functions.function import Function
 from nearly.functions.program import Program
@@ -66,6 +73,8 @@ class Delivery:
         if dtype is None:
             return base
         target = in_format(function, dtype)
+        archives = [island.archive for island in discovery.state.states]
+        found = suited(target, function, archives, discovery.search.most, ulp, progress)
         try:
             return replace(base, picked=fastest_within(target, found, ulp, form_here(), progress))
         except NotWithin as refusal:

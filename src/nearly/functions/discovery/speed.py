@@ -7,15 +7,21 @@ are taken in this process, one program at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
 
 from nearly.core.errors import InputError, MissingDependency, NotWithin
 from nearly.core.progress import Progress, silent
 from nearly.core.run import Certificate
 from nearly.functions.certify import certify
 from nearly.functions.compiler import find_compiler
-from nearly.functions.discovery.certificate import Found
+from nearly.functions.discovery.archive import Pools
+from nearly.functions.discovery.certificate import Found, certified, programs_at
 from nearly.functions.function import Function
 from nearly.functions.program import Program
 from nearly.functions.rounding import round_program
@@ -23,6 +29,8 @@ from nearly.functions.timing import Timing, seconds_per_element
 from nearly.functions.verify import measure
 
 NEARLY_GOOD = 4.0  # a program this many times above the tolerance may become good when rounded
+SHORTLIST = 4  # programs of each cost that are rounded with care
+POINTS = 2000  # on which programs of an archive are compared in the format
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,72 @@ def form_here() -> str:
     return "c"
 
 
+def suited(
+    function: Function,
+    real: Function,
+    archives: Sequence[Pools],
+    most: int,
+    tolerance: float,
+    progress: Progress = silent,
+) -> list[Found]:
+    """The programs of an archive that lose least in a format, polished and proven over the reals.
+
+    Of the many ways to write one function, few are accurate where every operation is rounded: all
+    programs of a cost are tried on a sample with their constants rounded as they are.
+
+    **Arguments:**
+
+    - `function`: in the format, its error in ULP; `real`: the same over the reals.
+    - `archives`, `most`: of a search.
+    - `tolerance`: in ULP; programs far from it are left out.
+    """
+    points = _sample(function)
+    kept: list[Found] = []
+    for cost in range(1, most + 1):
+        progress(cost, most, f"rounding to {function.dtype}")
+        ranked: list[tuple[float, int, Program]] = []
+        for i, program in enumerate(programs_at(archives, cost)):
+            error = _rounded_error(program, points, function.dtype)
+            if error <= NEARLY_GOOD * tolerance:
+                ranked.append((error, i, program))
+        proven = (certified(real, program) for _, _, program in sorted(ranked)[:SHORTLIST])
+        kept += [found for found in proven if found is not None]
+    return kept
+
+
+class _Sample(NamedTuple):
+    """Numbers of a format, and the truth there with its ULP."""
+
+    x: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
+    unit: np.ndarray
+
+
+def _sample(function: Function) -> _Sample:
+    low, high = function.interval
+    grid = (low + (high - low) * Fraction(k, POINTS) for k in range(1, POINTS))
+    x = np.array([float(function.format.round(point)) for point in grid])
+    truth, rest = function.oracle.table(x, bits=64)
+    return _Sample(x, truth, rest, function.format.ulps(truth))
+
+
+def _rounded_error(program: Program, points: _Sample, dtype: str) -> float:
+    """The largest error in ULP on a sample, compiled with and without fused multiply-adds."""
+    try:
+        rounded = program.in_format(dtype)
+    except InputError:  # a constant that the format cannot hold
+        return math.inf
+    errors = [_error_of(rounded, points), _error_of(rounded.fused(), points)]
+    return math.inf if any(map(math.isnan, errors)) else max(errors)
+
+
+def _error_of(program: Program, points: _Sample) -> float:
+    with np.errstate(all="ignore"):
+        y = np.asarray(program(points.x), np.float64)
+        return float(np.max(np.abs((y - points.high) - points.low) / points.unit))
+
+
 def kernels(
     function: Function, found: Iterable[Found], form: str, progress: Progress = silent
 ) -> list[Kernel]:
@@ -73,7 +147,7 @@ def kernels(
     for i, each in enumerate(listed):
         progress(i, len(listed), "timing")
         try:
-            program = round_program(function, each.program)
+            program = round_program(function, each.program.fused())
         except InputError:
             continue
         error = measure(function, program).error

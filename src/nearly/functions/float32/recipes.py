@@ -112,8 +112,8 @@ RECIPES = _recipes(
     Recipe("sigmoid", ("remez",), "4", "y*(1-y)"),
     Recipe(
         "gelu",
-        ("remez-even-odd", "remez-even-odd", "remez"),
-        "11+12+5",
+        ("remez-even-odd", "remez", "remez"),
+        "11+12+4",
         # Far out x phi(x) is zero; clipped, infinity does not multiply it.
         "erfc(-x*sqrt(1/2))/2 + clip(x,-16,16)*exp(-clip(x,-16,16)**2/2)/sqrt(2*pi)",
     ),

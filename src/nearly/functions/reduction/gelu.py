@@ -4,8 +4,8 @@ With a = |x|, the tail is T = a/2 erfc(a/sqrt 2) = a exp(-a^2/2 - q(a)), by `gau
 
     gelu x = x - T for positive x,   -T for the others.
 
-T is 2^-k a (1 - s), 1 - s being an exact number and a small one: a product of halves is exact, and
-the rest below a fifth of it, so that T's error is below 0.9 ULP. The difference is exact where T
+T is 2^-k a (1 - s), 1 - s being the exact sum of two numbers, the second below an ULP of the first:
+with the product of halves exact too, T's error is below 0.9 ULP. The difference is exact where T
 is as large as x/2, and adds half an ULP only where T's error has become less than that. Next to 0,
 x/2 is all there is of either, and -T with x's sign serves for both: so the difference never flushes
 a subnormal number. T is computed times a power of two, which is taken off in integers, so that
@@ -59,8 +59,14 @@ def gelu(function: Function) -> Reduction:
 
 
 def _product(b: Builder, place: Layout, a: Node, decay: Decay) -> Node:
-    """a (1 - high - low): an exact product of halves, and the small rest."""
-    factor = b.sub(1, decay.high)
+    """a (1 - high - low): a number of the format and what it leaves out, times a, in halves.
+
+    The halves' product is exact and the rest so small that one rounding of the result's size is
+    left, the last sum.
+    """
+    exact = b.sub(1, decay.high)
+    factor = b.sub(exact, decay.low)
+    left_out = b.sub(b.sub(exact, factor), decay.low)
     first, major = upper_half(b, place, a), upper_half(b, place, factor)
-    minor = b.sub(b.sub(factor, major), decay.low)
-    return b.fma(first, major, b.fma(b.sub(a, first), major, b.mul(a, minor)))
+    small = b.fma(first, b.sub(factor, major), b.mul(a, left_out))
+    return b.fma(first, major, b.fma(b.sub(a, first), factor, small))

@@ -3,7 +3,7 @@ error:   0.889442 ulp
 domain:  every float32
 checked: jax 0.10.2 with fused multiply-adds; without
 command: python scripts/float32.py rsqrt
-known by: every one of 4,294,967,296 inputs tried on an x86-64 processor; the worst is x = 1.1850750284228763e-38
+known by: 4,294,967,296 of 2^32 inputs tried on an x86-64 processor; the worst is x = 1.1850750284228763e-38
 method:  remez at 4
 """
 
