@@ -1,9 +1,9 @@
-"""MEASURED erf: error <= 0.899961 ulp
-error:   0.899961 ulp
+"""PROVEN erf: error <= 0.937794 ulp
+error:   0.937794 ulp
 domain:  every float32
 checked: jax 0.10.2 with fused multiply-adds; without
 command: python scripts/float32.py erf
-known by: 67,108,864 of 2^32 inputs tried on an x86-64 processor; the worst is x = 1.0001516342163086
+known by: 4,294,967,296 of 2^32 inputs tried on an x86-64 processor; the worst is x = 0.9589135646820068
 method:  remez at 6+12
 """
 
@@ -58,11 +58,11 @@ def erf_value(x):
     t24 = fixed(fixed(t23 * t19) + np.float32(-0.281072199344635))
     t25 = fixed(fixed(t24 * t19) + np.float32(-0.03453126177191734))
     t26 = lax.bitcast_convert_type(t0, np.int32)
-    t27 = fixed(t0 * np.float32(16777216.0))
-    t28 = lax.convert_element_type(t26, np.float32)
-    t29 = fixed(fixed(t28 * np.float32(2.350988701644575e-38)) + opaque(np.float32(0.0), x))
-    t30 = t26 < np.int32(8388608)
-    t31 = jnp.where(t30, t29, t27)
+    t27 = lax.convert_element_type(t26, np.float32)
+    t28 = fixed(fixed(t27 * np.float32(2.350988701644575e-38)) + opaque(np.float32(0.0), x))
+    t29 = t26 < np.int32(8388608)
+    t30 = fixed(t0 * np.float32(16777216.0))
+    t31 = jnp.where(t29, t28, t30)
     t32 = fixed(fixed(t31 * t25) + t31)
     t33 = fixed(t32 * np.float32(5.960464477539063e-08))
     t34 = lax.bitcast_convert_type(t33, np.int32)

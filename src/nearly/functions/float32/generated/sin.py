@@ -1,9 +1,9 @@
-"""MEASURED sin: error <= 0.8622 ulp
-error:   0.8622 ulp
+"""PROVEN sin: error <= 0.923689 ulp
+error:   0.923689 ulp
 domain:  every float32
 checked: jax 0.10.2 with fused multiply-adds; without
 command: python scripts/float32.py sin
-known by: 67,108,864 of 2^32 inputs tried on an x86-64 processor; the worst is x = 2.5769372101468964e+29
+known by: 4,294,967,296 of 2^32 inputs tried on an x86-64 processor; the worst is x = 7521.7216796875
 method:  remez at 6+6
 """
 
