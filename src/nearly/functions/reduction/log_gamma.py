@@ -5,7 +5,7 @@ With a = |x|, on the right:
     lgamma a = a G(a) - log a,                          a < 5/8,     G(w) = lgamma(1 + w)/w,
     lgamma a = w G(w), w = a - 1,                       a < 3/2,
     lgamma a = w H(w), w = a - 2,                       a < 3,       H(w) = lgamma(2 + w)/w,
-    lgamma a = u (log a - 1) + c + z K(z), u = a - 1/2, z = 1/a,     beyond,
+    lgamma a = (a - 1/2)(log a - 1) + c + z K(z), z = 1/a,           beyond,
 
 c = log(2 pi)/2 - 1/2. The zeros at 1 and 2 are factors, so that the error is relative there. K is
 what Stirling's series becomes when it has to serve from a = 3 on. On the left, by reflection, with
@@ -104,15 +104,16 @@ def _stirling(
     """lgamma a, or on the left lgamma(1 + a)."""
     log = logarithm_in_parts(b, place, b.bits(size), log_core, less=1)
     half = b.select(is_left, b.constant(Fraction(1, 2)), b.constant(Fraction(-1, 2)))
-    u = b.add(size, half)
     c = real("log(2*pi)/2-1/2")
     level = b.select(is_left, b.constant(c + 1), b.constant(c))
     z = b.div(1, size)
-    # u (log a - 1) as an exact product of halves, and what they leave.
-    first, major = upper_half(b, place, u), upper_half(b, place, b.add(log.high, log.low))
+    less_one = b.add(log.high, log.low)
+    # a (log a - 1) as an exact product of halves, and what they leave. (a ± 1/2 may be no number.)
+    first, major = upper_half(b, place, size), upper_half(b, place, less_one)
     minor = b.add(b.sub(log.high, major), log.low)
-    rest = b.fma(u, minor, b.fma(z, b.inline(series, z), level))
-    return Sum(b.mul(first, major), b.fma(b.sub(u, first), major, rest))
+    small = b.fma(z, b.inline(series, z), b.fma(half, less_one, level))
+    rest = b.fma(size, minor, small)
+    return Sum(b.mul(first, major), b.fma(b.sub(size, first), major, rest))
 
 
 def _argument(b: Builder, size: Node, is_left: Node, sine: Program) -> Node:

@@ -3,7 +3,7 @@ error:   0.916551 ulp
 domain:  every float32
 checked: jax 0.10.2 with fused multiply-adds; without
 command: python scripts/float32.py log1p
-known by: every one of 4,294,967,296 inputs tried on an x86-64 processor; the worst is x = 0.47770270705223083
+known by: 4,294,967,296 of 2^32 inputs tried on an x86-64 processor; the worst is x = 0.47770270705223083
 method:  remez-estrin at 9
 """
 
@@ -70,11 +70,11 @@ def log1p_value(x):
     t36 = t0 - t35
     t37 = t36 + np.int32(1291845632)
     t38 = t37 < np.int32(-864026624)
-    t39 = x == np.float32(-1.0)
-    t40 = jnp.where(t39, np.float32(float("-inf")), np.float32(float("nan")))
-    t41 = x <= np.float32(-1.0)
-    t42 = jnp.where(t38, t34, x)
-    t43 = jnp.where(t41, t40, t42)
+    t39 = jnp.where(t38, t34, x)
+    t40 = x == np.float32(-1.0)
+    t41 = jnp.where(t40, np.float32(float("-inf")), np.float32(float("nan")))
+    t42 = x <= np.float32(-1.0)
+    t43 = jnp.where(t42, t41, t39)
     return t43.astype(jnp.float32)
 
 
