@@ -1,10 +1,10 @@
 """Drop-in JAX functions, right on every float32: `from nearly.functions import float32`.
 
 `float32.exp2(x)` takes what `jnp.exp2(x)` takes and gives float32; so do its siblings. Each is
-at most 1 ULP off (`gelu` 1.25; `lgamma` and `digamma`: as their docstrings say), special values,
-overflow and subnormal numbers included, which XLA flushes to zero on a CPU. The figure in each
-docstring was found by trying every input, or as many as it says, on a processor with fused
-multiply-adds and as on one without. They are pure JAX: safe under `jit`, `vmap` and `grad` to any
+at most 1 ULP off (`lgamma` and `digamma`: as their docstrings say), special values, overflow and
+subnormal numbers included, which XLA flushes to zero on a CPU. The figure in each docstring was
+found by trying every input, or as many as it says, on a processor with fused multiply-adds and as
+on one without. They are pure JAX: safe under `jit`, `vmap` and `grad` to any
 order, on any device.
 
 - Integers, bool, float16 and bfloat16 are computed as float32. A float64 array is refused: its

@@ -15,8 +15,9 @@ reflection, with d the distance of a from the nearest integer, signed, which is 
 the latter where |d| > 5/16, with g = 1/2 - |d| and d's sign; for a < 1 the recurrence cancels 1/a.
 So the result is a head, which is t or the rounded logarithm, and perhaps a pole, the reciprocal of
 a or d; and smaller terms. The reciprocal is a sum too, its first part being short, so that what it
-leaves of 1 is exact. The sum of head and pole is rounded at the size of the result only: nothing
-where they cancel. 1/x is finite for some subnormal numbers, so that divisors are taken times 2^3p.
+leaves of 1 is exact. The sum of head and pole is exact, or as large as the result: the head of the
+logarithm has few places. 1/x is finite for some subnormal numbers, so that divisors are taken times
+2^3p.
 
 psi has a zero at 1.46 and one between any two poles on the left: near them the error is absolute.
 At the poles left of 0 it is NaN, for the limits from both sides differ; at 0 it is -infinity.
@@ -30,9 +31,10 @@ from fractions import Fraction
 from nearly.functions.function import Function
 from nearly.functions.program import Builder, Node, Program
 from nearly.functions.reduction.gaussian import at_most, lifted
-from nearly.functions.reduction.layout import layout
+from nearly.functions.reduction.layout import Layout, layout
 from nearly.functions.reduction.scheme import Reduction
 from nearly.functions.reduction.two_parts import (
+    Sum,
     logarithm_core,
     logarithm_in_parts,
     reciprocal_in_parts,
@@ -98,7 +100,7 @@ def digamma(function: Function) -> Reduction:
         bend = b.select(is_polar, _odd(b, b.neg(d), pole_core), _odd(b, g, tangent_core))
 
         t = b.sub(size, b.select(is_small, half, b.constant(Fraction(3, 2))))
-        log = logarithm_in_parts(b, place, b.bits(size), log_core)
+        log = _coarsened(b, place, logarithm_in_parts(b, place, b.bits(size), log_core))
         z = b.div(1, size)
         series = b.fma(b.mul(z, z), b.inline(series_core, z), b.mul(z, Fraction(-1, 2)))
         is_near = b.lt(size, 2)
@@ -110,6 +112,13 @@ def digamma(function: Function) -> Reduction:
         return b.program(b.select(b.lt(size, math.inf), result, b.add(b.x, first)))
 
     return Reduction(function, (middle, series, logarithm, pole, tangent), wrap, bound=2.0)
+
+
+def _coarsened(b: Builder, place: Layout, log: Sum) -> Sum:
+    """The same sum with multiples of 2^-12 in front, which sums with a short reciprocal hold."""
+    magic = place.magic / 2**12
+    coarse = b.sub(b.add(log.high, magic), magic)
+    return Sum(coarse, b.add(b.sub(log.high, coarse), log.low))
 
 
 def _odd(b: Builder, x: Node, core: Program) -> Node:
