@@ -1,11 +1,12 @@
 """Our float32 functions beside XLA's, and their C beside glibc's and SLEEF's: seconds and errors.
 
-Each pair runs in one process, alternating, inside a compiled loop over 1024 typical arguments that
-stay in the cache; the loop's own time is subtracted. Ratios are medians with 95% intervals: how
-many times as long the other takes. In C everything is compiled with gcc -O3 -march=native, the
-libraries' vector functions are called a vector at a time. XLA's errors over all inputs change with
-its version alone: `--exhaustive` finds them anew and keeps them beside this file; its figures leave
-out the inputs where argument or result is subnormal, which XLA flushes to zero, and count them.
+Each pair runs in one process and on one core, alternating, inside a compiled loop over 1024 typical
+arguments that stay in the cache; the loop's own time is subtracted. Ratios are medians with 95%
+intervals: how many times as long the other takes. In C everything is compiled with gcc -O3
+-march=native, the libraries' vector functions are called a vector at a time. XLA's errors over all
+inputs change with its version alone: `--exhaustive` finds them anew and keeps them beside this
+file; its figures leave out the inputs where argument or result is subnormal, which XLA flushes to
+zero, and count them.
 
     python benchmarks/float32.py [--only NAME...] [--markdown PATH] [--exhaustive [--every N]]
 """
@@ -271,6 +272,12 @@ def _processor() -> str:
     return names[0].partition(":")[2].strip() if names else platform.machine()
 
 
+def use_one_core() -> None:
+    """Equal threads: XLA would split the larger kernels, and not the others, over its own."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
@@ -286,6 +293,7 @@ def main() -> None:
             print(name, known[name], flush=True)
             KNOWN.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
         return
+    use_one_core()
     print(HEADER, RULE, sep="\n")
     rows = []
     for name in names:
