@@ -1,5 +1,10 @@
+from nearly import curvature as curvature
+from nearly import datasets as datasets
+from nearly import derivatives as derivatives
 from nearly import errors as errors
 from nearly import functions as functions
+from nearly import linear as linear
+from nearly import training as training
 from nearly.core.catalogue import problem as problem
 from nearly.core.compare import compare as compare
 from nearly.core.compare import within as within

@@ -239,7 +239,7 @@ def never_worse() -> float:
         "<=",
         5.4e-15,
         "its 10-operation program was evolved from scratch to a relative error of 5.4e-15",
-        scaled="10 rounds of 400,000 children, half a minute on two cores; the paper's search ran "
+        scaled="10 rounds of 100,000 children, half a minute on two cores; the paper's search ran "
         "on many machines",
     ),
 )

@@ -1,0 +1,14 @@
+"""Derivatives of anything: Taylor mode on ordinary JAX code, estimators of differential operators,
+implicit rules, gradients through discrete choices.
+
+This module is the room's catalogue, readable without importing the room.
+"""
+
+from nearly.core.catalogue import Method, Problem
+from nearly.core.lazy import attach
+
+PROBLEMS: dict[str, Problem] = {}
+
+METHODS: dict[str, Method] = {}
+
+__getattr__, __all__ = attach(__name__, {})
