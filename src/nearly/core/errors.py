@@ -55,8 +55,11 @@ class StoreError(NearlyError, OSError):
 
 
 class Interrupted(NearlyError):
-    """Ctrl-C or an exhausted budget; `frontier` holds what was computed before it."""
+    """Ctrl-C or an exhausted budget; what was computed before it is kept.
 
-    def __init__(self, message: str, frontier: Any = None) -> None:
+    `frontier` holds the runs of a sweep; `done` the unfinished result of anything else.
+    """
+
+    def __init__(self, message: str, frontier: Any = None, *, done: Any = None) -> None:
         super().__init__(message)
-        self.frontier = frontier
+        self.frontier, self.done = frontier, done

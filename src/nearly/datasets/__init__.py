@@ -2,4 +2,13 @@
 
 from nearly.core.lazy import attach
 
-__getattr__, __all__ = attach(__name__, {})
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "Dataset": "nearly.datasets.real:Dataset",
+        "breast_cancer": "nearly.datasets.real:breast_cancer",
+        "diabetes": "nearly.datasets.real:diabetes",
+        "digits": "nearly.datasets.real:digits",
+        "digits_images": "nearly.datasets.real:digits_images",
+    },
+)

@@ -2,4 +2,11 @@
 
 from nearly.core.lazy import attach
 
-__getattr__, __all__ = attach(__name__, {})
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "Trained": "nearly.training.loop:Trained",
+        "architectures": "nearly.training.architectures",
+        "fit": "nearly.training.loop:fit",
+    },
+)

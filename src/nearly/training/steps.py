@@ -1,0 +1,165 @@
+"""One step of training, and many of them in one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Inexact, Int, PyTree
+
+from nearly.core.errors import InputError
+
+Loss = Callable[[Any, Any, Any], Any]
+Gradient = Callable[..., tuple[Any, Any]]
+
+CHUNK_STEPS = 4096  # the most steps in a chunk, and so the length of the buffer of losses
+
+
+class Run(eqx.Module):
+    """What stays the same from step to step; its arrays are inputs of the compiled loop."""
+
+    loss: Loss
+    gradient: Gradient
+    optimizer: optax.GradientTransformationExtraArgs
+    frozen: PyTree
+    data: Any
+    key: Any
+    batch: int | None = eqx.field(static=True)
+    ema: float | None = eqx.field(static=True)
+
+    @property
+    def examples(self) -> int:
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    def batch_of(self, step: Int[Array, ""], order: Int[Array, " n"], key: Any) -> Any:
+        if callable(self.data):
+            return self.data(key)
+        if self.batch is None:
+            return self.data
+        start = step % (self.examples // self.batch) * self.batch
+        rows = jax.lax.dynamic_slice_in_dim(order, start, self.batch)
+        return jax.tree.map(lambda x: x[rows], self.data)
+
+    def reordered(self, step: Int[Array, ""], order: Int[Array, " n"], key: Any) -> Any:
+        """The order of the examples at a step: a new permutation where an epoch begins."""
+        if self.batch is None:
+            return order
+        epoch, place = jnp.divmod(step, self.examples // self.batch)
+
+        def draw() -> Any:
+            return jax.random.permutation(jax.random.fold_in(key, epoch), jnp.arange(order.size))
+
+        return jax.lax.cond(place == 0, lambda: draw().astype(order.dtype), lambda: order)
+
+    def averaged(self, state: State) -> PyTree:
+        """The weights to use: their bias-corrected moving average, or simply the last ones."""
+        if self.ema is None:
+            return state.weights
+        seen = jnp.maximum(state.step, 1)
+        average = jax.tree.map(
+            lambda a: a / (1 - jnp.asarray(self.ema, a.real.dtype) ** seen), state.average
+        )
+        return _where(state.step > 0, average, state.weights)
+
+
+class State(eqx.Module):
+    """What a step changes."""
+
+    step: Int[Array, ""]
+    finite: Bool[Array, ""]
+    weights: PyTree
+    optimizer: PyTree
+    average: PyTree
+    order: Int[Array, " n"]
+
+    @staticmethod
+    def initial(run: Run, weights: PyTree) -> State:
+        return State(
+            jnp.zeros((), jnp.int32),
+            jnp.ones((), bool),
+            weights,
+            jax.tree.map(_own, run.optimizer.init(weights)),
+            None if run.ema is None else jax.tree.map(jnp.zeros_like, weights),
+            jnp.zeros(0 if run.batch is None else run.examples, jnp.int32),
+        )
+
+
+def reverse_mode(objective: Any, weights: PyTree, *, key: Any, step: Any) -> tuple[Any, PyTree]:
+    del key, step
+    value, gradient = jax.value_and_grad(objective)(weights)
+    return value, jax.tree.map(jnp.conj, gradient)  # optax descends along the conjugate
+
+
+def _step(run: Run, state: State) -> tuple[State, Inexact[Array, ""]]:
+    order_key, batch_key, loss_key, gradient_key = jax.random.split(run.key, 4)
+    order = run.reordered(state.step, state.order, order_key)
+    batch = run.batch_of(state.step, order, jax.random.fold_in(batch_key, state.step))
+    noise = jax.random.fold_in(loss_key, state.step)
+
+    def objective(weights: PyTree) -> Any:
+        return _scalar(run.loss(eqx.combine(weights, run.frozen), batch, noise))
+
+    own_key = jax.random.fold_in(gradient_key, state.step)
+    value, gradient = run.gradient(objective, state.weights, key=own_key, step=state.step)
+    updates, optimizer = run.optimizer.update(
+        gradient, state.optimizer, state.weights, value=value, grad=gradient, value_fn=objective
+    )
+    weights = optax.apply_updates(state.weights, updates)
+    finite = jnp.isfinite(value) & _all_finite(weights)
+    average = state.average
+    if run.ema is not None:
+        average = optax.incremental_update(weights, average, 1 - run.ema)
+    moved = State(state.step + 1, finite, weights, optimizer, average, order)
+    stayed = eqx.tree_at(lambda s: s.finite, state, finite)
+    return _where(finite, moved, stayed), value
+
+
+@eqx.filter_jit(donate="all-except-first")
+def advance(
+    run_and_count: tuple[Run, Int[Array, ""]], state: State
+) -> tuple[State, Inexact[Array, " steps"]]:
+    """At most `count` steps, fewer if one is not finite, and the losses met on the way."""
+    run, count = run_and_count
+    kind = eqx.filter_eval_shape(_step, run, state)[1]
+
+    def one(carry: Any) -> Any:
+        done, state, losses = carry
+        state, value = _step(run, state)
+        return done + 1, state, losses.at[done].set(value)
+
+    start = (jnp.zeros((), jnp.int32), state, jnp.zeros(CHUNK_STEPS, kind.dtype))
+    _, state, losses = jax.lax.while_loop(lambda c: (c[0] < count) & c[1].finite, one, start)
+    return state, losses
+
+
+@eqx.filter_jit
+def evaluate(validate: Callable[[Any], Any], run: Run, state: State) -> tuple[Any, PyTree]:
+    weights = run.averaged(state)
+    return validate(eqx.combine(weights, run.frozen)), weights
+
+
+def _scalar(value: Any) -> Any:
+    value = jnp.asarray(value)
+    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise InputError(
+            f"the loss must be one real number, not {value.dtype}{list(value.shape)}: "
+            "take a mean or a sum"
+        )
+    return value
+
+
+def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]).all()
+
+
+def _own(leaf: Any) -> Any:
+    """An array that nobody else holds: donating it invalidates nothing of the caller's."""
+    return jnp.copy(leaf) if eqx.is_array(leaf) else jnp.asarray(leaf)
