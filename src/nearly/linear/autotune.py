@@ -16,9 +16,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
-from nearly.linear.bandits import Bandit, Choice, TsallisINF
+from nearly.linear.bandits import (
+    Bandit,
+    BinnedTsallisINF,
+    ChebyshevContextual,
+    Choice,
+    TsallisINF,
+)
+from nearly.linear.conjugate_gradient import ConjugateGradient
+from nearly.linear.problems.sequence import Systems
+from nearly.linear.relaxation import Sor, Ssor
+from nearly.linear.stationary import Stationary
 
-OMEGAS = (1.0, 1.95, 20)  # the relaxation factors of the paper: first, last, how many
+ARMS = 20
 
 
 class Autotuning(eqx.Module):
@@ -92,6 +102,76 @@ class Autotuned(eqx.Module):
         return Autotuning(known, state.key, state.choice)
 
 
+class Informed(eqx.Module):
+    """The learner that need not learn: it computes the parameter from the context by a rule.
+
+    What a contextual learner is measured against where the best parameter is known.
+    """
+
+    make: Callable[[Float[Array, ""]], Any]
+    rule: Callable[[Float[Array, ""]], Float[Array, ""]]
+
+    def init(self, key: Any) -> tuple[()]:
+        del key
+        return ()
+
+    def suggest(self, state: tuple[()], context: Any = 0.0) -> tuple[Any, tuple[()]]:
+        return self.make(self.rule(context)), state
+
+    def update(self, state: tuple[()], outcome: Any) -> tuple[()]:
+        del outcome
+        return state
+
+
+# ---- what the paper tunes: the relaxation factor of SOR, and of conjugate gradients with SSOR
+
+
+def sor(omega: Float[Array, ""]) -> Stationary:
+    """SOR with the limit of 10,000 sweeps that the paper sets ruinous factors."""
+    return Stationary(1e-8, preconditioner=Sor(omega), max_steps=10_000)
+
+
+def ssor_cg(omega: Float[Array, ""]) -> ConjugateGradient:
+    """Conjugate gradients with SSOR, with the same limit."""
+    return ConjugateGradient(1e-8, preconditioner=Ssor(omega), max_steps=10_000)
+
+
+def _tuned(make: Callable[[Float[Array, ""]], Any], bandit: Bandit) -> Autotuned:
+    return Autotuned(make, relaxation_factors(float), bandit)
+
+
+def tsallis_sor(systems: Systems) -> Autotuned:
+    """SOR whose factor approaches the best fixed one (`learning-to-relax`)."""
+    del systems
+    return _tuned(sor, TsallisINF(ARMS))
+
+
+def tsallis_ssor_cg(systems: Systems) -> Autotuned:
+    """Conjugate gradients with SSOR whose factor approaches the best fixed one."""
+    del systems
+    return _tuned(ssor_cg, TsallisINF(ARMS))
+
+
+def binned_sor(systems: Systems) -> Autotuned:
+    """SOR whose factor is learnt apart for five bins of the context."""
+    return _tuned(sor, BinnedTsallisINF(ARMS, 5, *systems.contexts))
+
+
+def binned_ssor_cg(systems: Systems) -> Autotuned:
+    """Conjugate gradients with SSOR whose factor is learnt apart for five bins of the context."""
+    return _tuned(ssor_cg, BinnedTsallisINF(ARMS, 5, *systems.contexts))
+
+
+def chebyshev_sor(systems: Systems) -> Autotuned:
+    """SOR whose factor approaches the best one for each context."""
+    return _tuned(sor, ChebyshevContextual(ARMS, *systems.contexts))
+
+
+def chebyshev_ssor_cg(systems: Systems) -> Autotuned:
+    """Conjugate gradients with SSOR whose factor approaches the best one for each context."""
+    return _tuned(ssor_cg, ChebyshevContextual(ARMS, *systems.contexts))
+
+
 def relaxation_factors(dtype: Any) -> Float[Array, " arms"]:
     """The grid of relaxation factors of `learning-to-relax`: twenty from 1 to 1.95."""
-    return jnp.linspace(*OMEGAS, dtype=dtype)
+    return jnp.linspace(1.0, 1.95, ARMS, dtype=dtype)
