@@ -1,0 +1,17 @@
+"""Sparse operators in lineax's protocol, and what all of the room's operators share."""
+
+from nearly.linear.operators.callable import CallableOperator
+from nearly.linear.operators.counted import CountedOperator, bare
+from nearly.linear.operators.registration import dense, is_definite, register
+from nearly.linear.operators.stencil import StencilOperator, shift
+
+__all__ = [
+    "CallableOperator",
+    "CountedOperator",
+    "StencilOperator",
+    "bare",
+    "dense",
+    "is_definite",
+    "register",
+    "shift",
+]
