@@ -1,1 +1,3 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
+
+from nearly.derivatives.claims import implicit as implicit
