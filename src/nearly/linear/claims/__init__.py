@@ -1,3 +1,4 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
 from nearly.linear.claims import autotune as autotune
+from nearly.linear.claims import sketch as sketch
