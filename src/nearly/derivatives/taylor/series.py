@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-Term: TypeAlias = jax.Array | None
+# A coefficient: None, or an array (jax.Array, NumPy's, or a literal of a jaxpr).
+Term: TypeAlias = Any
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +36,7 @@ class Series:
         return len(self.terms) - 1
 
 
-# An array does not depend on t. (jax.Array, a NumPy array, or a literal of a jaxpr.)
+# A `Series`, or an array, which does not depend on t.
 Value: TypeAlias = Any
 
 
@@ -162,7 +163,7 @@ def divide(x: Value, y: Value) -> Value:
     if not isinstance(y, Series):
         return mapped(lambda c: c / y, x)
     a, b = terms_of(x, y.order), y.terms
-    quotient: list[Term] = [a[0] / b[0]]  # pyright: ignore[reportOptionalOperand]
+    quotient: list[Term] = [a[0] / b[0]]
     for k in range(1, y.order + 1):
         rest = convolution(b, quotient, k, start=1)
         top = total([a[k], None if rest is None else -rest])
@@ -181,7 +182,7 @@ def power(first: Any, x: Value, exponent: Any) -> Value:
     y: list[Term] = [first]
     for k in range(1, x.order + 1):
         weighted = [
-            (exponent * j - (k - j)) * (c * y[k - j])  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+            (exponent * j - (k - j)) * (c * y[k - j])
             for j, c in enumerate(u[: k + 1])
             if j and c is not None and y[k - j] is not None
         ]

@@ -1,0 +1,15 @@
+"""The functions of the table that mpmath lacks, against nested `jax.jvp`."""
+
+from __future__ import annotations
+
+import pytest
+from taylor_truth import TOLERANCE, deviation
+
+from nearly.derivatives.problems.function_table import CASES
+
+BY_NESTING = [name for name, case in CASES.items() if case.exact is None]
+
+
+@pytest.mark.parametrize("name", BY_NESTING)
+def test_they_have_the_derivatives_of_nested_jvp(name: str) -> None:
+    assert deviation(name, 2) < TOLERANCE
