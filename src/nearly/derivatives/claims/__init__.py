@@ -1,3 +1,4 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
 from nearly.derivatives.claims import implicit as implicit
+from nearly.derivatives.claims import stde as stde
