@@ -2,3 +2,4 @@
 
 from nearly.derivatives.claims import implicit as implicit
 from nearly.derivatives.claims import stde as stde
+from nearly.derivatives.claims import taylor as taylor

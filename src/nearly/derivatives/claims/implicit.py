@@ -21,7 +21,7 @@ from nearly.derivatives.problems.sensitivity_cases import Packing, Ridge, instan
 PAPER = "implicit-differentiation"
 SEEDS = (0, 1, 2)
 WINDOW = (1e-8, 1e-3)  # iterate errors between the first steps and rounding
-STEPS = (100, 200, 400, 800, 1600, 3200, 6400)
+GRID = tuple(round(25 * 2 ** (k / 2)) for k in range(18))  # numbers of steps: 25 to 9051
 
 # Unrolled, t steps of a contraction with factor q err by t q^(t-1) |dq/dtheta| |x_0 - x*|; the
 # implicit derivative errs by q^t |dq/dtheta| |x_0 - x*| / (1 - q). So their ratio is q / ((1-q) t),
@@ -43,46 +43,53 @@ def _expected(case: str, scaled: str = "") -> Expected:
     )
 
 
-def _ratios(case: str, mode: str, steps: Sequence[int]) -> list[float]:
-    return [_largest_ratio(Sensitivity(case, mode, seed), steps) for seed in SEEDS]
+def _ratios(case: str, mode: str = "forward", most: int | None = None) -> list[float]:
+    return [_largest_ratio(case, mode, seed, most) for seed in SEEDS]
 
 
-def _largest_ratio(problem: Sensitivity, steps: Sequence[int]) -> float:
+def _largest_ratio(case: str, mode: str, seed: int, most: int | None) -> float:
+    """Over the iterates in the window; over so many of them, spread evenly, if `most` is given."""
+    steps = _steps_within(case, seed)
+    if most is not None:
+        steps = [steps[i] for i in np.linspace(0, len(steps) - 1, most).round().astype(int)]
+    problem = Sensitivity(case, mode, seed)
     ours = _errors(problem, sensitivity_methods.implicit, steps)
     unrolled = _errors(problem, sensitivity_methods.unrolled, steps)
-    ratios = [
-        mine["Jacobian error"] / theirs["Jacobian error"]
-        for mine, theirs in zip(ours, unrolled, strict=True)
-        if WINDOW[0] <= mine["iterate error"] <= WINDOW[1]
-    ]
-    if len(ratios) < 2:
-        raise Inconclusive(f"fewer than two iterates of {problem.name} lie in the window")
-    return max(ratios)
+    pairs = zip(ours, unrolled, strict=True)
+    return max(mine["Jacobian error"] / theirs["Jacobian error"] for mine, theirs in pairs)
+
+
+def _steps_within(case: str, seed: int) -> list[int]:
+    """The numbers of steps after which the iterate's error lies in the window."""
+    errors = _errors(Sensitivity(case, "forward", seed), sensitivity_methods.one_step, GRID)
+    pairs = zip(GRID, errors, strict=True)
+    steps = [n for n, error in pairs if WINDOW[0] <= error["iterate error"] <= WINDOW[1]]
+    if len(steps) < 2:
+        raise Inconclusive(f"fewer than two iterates of {case} lie in the window")
+    return steps
 
 
 def _errors(problem: Sensitivity, method: Any, steps: Sequence[int]) -> list[Mapping[str, float]]:
     """The errors after each number of steps, by one compiled program in forward mode."""
     with precision(problem):
-        if problem.mode == "forward":
-            run = jax.jit(lambda n: problem.apply((method, n), key=None))
-        else:
-            run = jax.jit(lambda n: problem.apply((method, n), key=None), static_argnums=0)
+        static = () if problem.mode == "forward" else (0,)
+        run = jax.jit(lambda n: problem.apply((method, n), key=None), static_argnums=static)
         return [problem.errors(jax.device_get(run(n))) for n in steps]
 
 
 @claim(PAPER, "ridge-jacobian-beats-unrolling", cost="medium", expected=_expected("ridge"))
 def ridge() -> list[float]:
-    return _ratios("ridge", "forward", STEPS)
+    return _ratios("ridge")
 
 
 @claim(PAPER, "lasso-jacobian-beats-unrolling", cost="medium", expected=_expected("lasso"))
 def lasso() -> list[float]:
-    return _ratios("lasso", "forward", STEPS)
+    return _ratios("lasso")
 
 
 @claim(PAPER, "simplex-jacobian-beats-unrolling", cost="medium", expected=_expected("simplex QP"))
 def simplex_quadratic() -> list[float]:
-    return _ratios("simplex-qp", "forward", STEPS)
+    return _ratios("simplex-qp")
 
 
 @claim(
@@ -95,7 +102,7 @@ def simplex_quadratic() -> list[float]:
     ),
 )
 def packing() -> list[float]:
-    return _ratios("sphere-packing", "forward", (800, 1600, 3200, 6400))
+    return _ratios("sphere-packing")
 
 
 @claim(
@@ -113,7 +120,7 @@ def packing() -> list[float]:
 )
 def reverse() -> list[float]:
     cases = ("ridge", "lasso", "simplex-qp")
-    each = [_ratios(case, "reverse", (200, 400, 800, 1600)) for case in cases]
+    each = [_ratios(case, "reverse", 2) for case in cases]
     return [max(ratios) for ratios in zip(*each, strict=True)]
 
 
