@@ -8,7 +8,7 @@ draws targets from the distribution that the output stands for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -68,6 +68,7 @@ def output_hessian(loss: Loss, outputs: PyTree, target: Any) -> Float[Array, "o 
 # ------------------------------------------------------------------ cotangents of an output
 
 
+@runtime_checkable
 class Cotangents(Protocol):
     """Vectors c_k at a sample's output with sum_k c_k c_k^T = H, exactly or in expectation."""
 
