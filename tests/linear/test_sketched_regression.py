@@ -51,8 +51,8 @@ def test_work_is_products_with_the_matrix_and_its_transpose(fresh_store: Any) ->
     frontier = compare(problem, ["lineax-qr", "blendenpik"], dials=[1e-6], timed=False)
     direct, iterative = frontier
     assert "matvecs" not in direct.work
-    # Two a step, and a handful to start and restart; 12 digits take log(1e-6)/log(1/2) steps.
-    assert 20 <= iterative.work["matvecs"] <= 80
+    # Two a step, of which four columns need four at most; a handful to start and restart.
+    assert 8 <= iterative.work["matvecs"] <= 40
 
 
 @pytest.mark.parametrize("condition", [1e1, 1e8])

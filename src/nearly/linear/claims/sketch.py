@@ -26,7 +26,7 @@ SEEDS, DRAWS, LEVEL = (0, 1, 2), 200, 0.05
 @claim(
     "linf-sketched-regression",
     "a-dense-sketch-spreads-the-error-evenly",
-    cost="fast",
+    cost="medium",
     expected=Expected(
         "95% quantile of sqrt(d) |x - x*|_inf / (|A x* - b| |A^+|) over 200 Hadamard sketches of "
         "1024 rows, spiky values, n = 4096, d = 16",
@@ -43,7 +43,7 @@ def dense() -> Sequence[float]:
 @claim(
     "linf-sketched-regression",
     "a-sparse-sketch-does-not",
-    cost="fast",
+    cost="medium",
     expected=Expected(
         "95% quantile of the coordinate error of CountSketch over that of the Hadamard sketch, "
         "spiky values, n = 4096, d = 16, 1024 rows",
@@ -60,7 +60,7 @@ def sparse() -> Sequence[float]:
 @claim(
     "linf-sketched-regression",
     "on-a-gaussian-matrix-a-sparse-sketch-is-as-even",
-    cost="fast",
+    cost="medium",
     expected=Expected(
         "95% quantile of the coordinate error of CountSketch over that of the Hadamard sketch, "
         "Gaussian matrix, n = 4096, d = 16, 1024 rows",
