@@ -338,7 +338,7 @@ def _svm_disagreement(seed: int) -> float:
 
     def solver(name: str) -> Callable[..., Any]:
         step = steps[name]
-        return lambda init, theta: jax.lax.fori_loop(0, 20_000, lambda _, x: step(x, theta), init)
+        return lambda init, theta: jax.lax.fori_loop(0, 200_000, lambda _, x: step(x, theta), init)
 
     exact = jax.jit(lambda theta: validation(solver("projected gradient")(start, theta), theta))
     difference = (exact(theta + h) - exact(theta - h)) / (2 * h)

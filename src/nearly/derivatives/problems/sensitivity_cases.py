@@ -226,7 +226,9 @@ def _normal_equations(
 def _simplex_quadratic(seed: int) -> SimplexQuadratic:
     inputs, _ = regression(seed)
     matrix = inputs.T @ inputs / len(inputs)
-    theta = np.random.default_rng(seed + 1).normal(size=20)
+    draw = np.random.default_rng(seed + 1)
+    # Near the slope at a point inside: about half of the coordinates stay off the boundary.
+    theta = matrix @ draw.dirichlet(np.ones(20)) + 0.05 * draw.normal(size=20)
     stepsize = float(1 / np.linalg.norm(matrix, 2))
     return SimplexQuadratic(np.full(20, 0.05), theta, stepsize, matrix)
 
