@@ -153,10 +153,10 @@ def damped(operator: SymmetricOperator, damping: Damping) -> Damped:
 
 
 def spread(damping: Damping, like: PyTree) -> PyTree:
-    """A damping as a pytree of the structure of `like`: one number is the same everywhere."""
+    """A damping as arrays of the shapes of `like`: one number is the same everywhere."""
     if jax.tree.structure(damping) == jax.tree.structure(0.0):
-        return jax.tree.map(lambda x: jnp.asarray(damping, x.dtype), like)
-    return damping
+        return jax.tree.map(lambda x: jnp.full(x.shape, damping, x.dtype), like)
+    return jax.tree.map(lambda d, x: jnp.broadcast_to(d, x.shape), damping, like)
 
 
 def dense_gauss_newton(objective: Objective) -> Float[Array, "d d"]:
