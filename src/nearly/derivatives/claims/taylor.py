@@ -49,7 +49,7 @@ def higher_order_programs() -> list[float]:
 
 
 def _third_derivatives(seed: int) -> float:
-    program, (x, v) = random_program(seed, depth=2), map(jnp.asarray, _line(seed))
+    program, (x, v) = random_program(seed, depth=1), map(jnp.asarray, _line(seed))
     ours = directional_derivatives(program, x, v, 3)
     nested: Callable[[Any], Any] = lambda t: program(x + t * v)  # noqa: E731
     for _ in range(3):
@@ -82,7 +82,7 @@ def both_modes() -> list[float]:
 
 
 def _pairing(seed: int) -> float:
-    program, (x, v) = random_program(seed, depth=2), map(jnp.asarray, _line(seed))
+    program, (x, v) = random_program(seed, depth=1), map(jnp.asarray, _line(seed))
     _, (pushed,) = jet(program, (x,), ([v],))
     draw = np.random.default_rng(seed)
     covector = jax.tree.map(lambda a: jnp.asarray(draw.normal(size=a.shape)), pushed)
