@@ -174,11 +174,22 @@ def _polished(packing: Packing) -> tuple[Array, Array, Array]:
     theta, start = jnp.asarray(packing.theta), jnp.asarray(packing.start)
     force = jax.grad(packing.energy)
 
+    def moving(state: tuple[Array, Array, Array]) -> Array:
+        _, slope, steps = state
+        # Newton's steps stay in the basin only where no contact opens or closes any more.
+        return (jnp.max(jnp.abs(slope)) > 1e-7) & (steps < 100_000)
+
+    def descend(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        x, slope, steps = state
+        x = x - packing.stepsize * slope
+        return x, force(x, theta), steps + 1
+
     def newton(_: int, x: Array) -> Array:
         return x - jnp.linalg.solve(jax.jacfwd(force)(x, theta), force(x, theta))
 
-    x = jax.lax.fori_loop(0, 5000, lambda _, x: packing.step(x, theta), start)
-    x = jax.lax.fori_loop(0, 5, newton, x)
+    state = (start, force(start, theta), jnp.asarray(0))
+    x, _, _ = jax.lax.while_loop(moving, descend, state)
+    x = jax.lax.fori_loop(0, 3, newton, x)
     jacobian = -jnp.linalg.solve(jax.jacfwd(force)(x, theta), jax.jacfwd(force, 1)(x, theta))
     return x, jacobian, force(x, theta)
 
