@@ -7,8 +7,47 @@ This module is the room's catalogue, readable without importing the room.
 from nearly.core.catalogue import Method, Problem
 from nearly.core.lazy import attach
 
-PROBLEMS: dict[str, Problem] = {}
+_INVERSE = "nearly.curvature.problems.inverse"
 
-METHODS: dict[str, Method] = {}
+
+def _influence(
+    name: str, paper: str | None = None, *, source: str = "ours", default: bool = True
+) -> Method:
+    return Method(f"nearly.curvature.inverses:{name}", "influence", paper, source, default)
+
+
+def _inverse(
+    name: str, paper: str | None = None, *, source: str = "ours", default: bool = True
+) -> Method:
+    return Method(f"nearly.curvature.inverses:{name}", "curvature", paper, source, default)
+
+
+PROBLEMS: dict[str, Problem] = {
+    **{
+        f"{kind}-{model}": Problem(f"{_INVERSE}:{factory}", {"model": model})
+        for kind, factory in (("curvature", "CurvatureSolve"), ("influence", "Influence"))
+        for model in ("tanh", "diabetes", "digits")
+    },
+}
+
+METHODS: dict[str, Method] = {
+    # approximate inverses of damped curvature
+    "inverse-ekfac": _inverse("ekfac", "ekfac-influence"),
+    "inverse-kfac": _inverse("kfac", "ekfac-influence"),
+    "inverse-diagonal": _inverse("diagonal"),
+    "inverse-cg": _inverse("conjugate_gradients"),
+    "inverse-lissa": _inverse("lissa", default=False),
+    "inverse-identity": _inverse("identity", default=False),
+    # influence by them
+    "influence-ekfac": _influence("influence_ekfac", "ekfac-influence"),
+    "influence-ekfac-rank-32": _influence(
+        "influence_ekfac_low_rank", "ekfac-influence", default=False
+    ),
+    "influence-kfac": _influence("influence_kfac", "ekfac-influence"),
+    "influence-diagonal": _influence("influence_diagonal"),
+    "influence-identity": _influence("influence_identity"),
+    "influence-cg": _influence("influence_conjugate_gradients"),
+    "influence-lissa": _influence("influence_lissa", default=False),
+}
 
 __getattr__, __all__ = attach(__name__, {})

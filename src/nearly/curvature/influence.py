@@ -107,14 +107,22 @@ class LowRankQueries(eqx.Module):
     right: dict[str, Float[Array, "queries inputs rank"]]
 
     @staticmethod
-    def of(objective: Objective, preconditioned: Vectors, rank: int = 32) -> LowRankQueries:
-        """**Arguments:** `preconditioned`: as `precondition` returns; `rank`: at most, per layer.
+    def of(
+        objective: Objective,
+        preconditioned: Vectors,
+        rank: int = 32,
+        capture: Capture | None = None,
+    ) -> LowRankQueries:
+        """**Arguments:**
+
+        - `preconditioned`: as `precondition` returns. `rank`: at most, per layer.
+        - `capture`: the objective's, if it is at hand (inside `jax.jit` it cannot be made).
 
         Raises `InputError` for a rank below 1, or a parameter outside the captured layers.
         """
         if rank < 1:
             raise InputError(f"rank = {rank} must be at least 1 (the paper's is 32)")
-        capture = objective.capture()
+        capture = capture or objective.capture()
         unflatten = ravel_pytree(objective.parameters)[1]
         matrices = jax.vmap(lambda q: capture.matrices(unflatten(q)))(preconditioned)
         left: dict[str, Array] = {}
@@ -130,13 +138,16 @@ class LowRankQueries(eqx.Module):
         total = -(-objective.samples // objective.chunk)
         parts: list[np.ndarray] = []
         for data in objective.chunks():
-            parts.append(np.asarray(_low_rank_products(self, objective.on(*data))))
+            parts.append(np.asarray(low_rank_products(self, objective.on(*data))))
             progress(len(parts), total, "samples' layers")
         return -np.concatenate(parts, axis=1)
 
 
 @eqx.filter_jit
-def _low_rank_products(queries: LowRankQueries, objective: Objective) -> Array:
+def low_rank_products(
+    queries: LowRankQueries, objective: Objective
+) -> Float[Array, "queries samples"]:
+    """The gradient of every sample times every query: minus `scores`, in one piece, traceable."""
     model = objective.model
 
     def one(inputs: Any, target: Any) -> Array:

@@ -1,3 +1,4 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
+from nearly.curvature.claims import kronecker as kronecker
 from nearly.curvature.claims import lipschitz as lipschitz
