@@ -2,3 +2,4 @@
 
 from nearly.curvature.claims import kronecker as kronecker
 from nearly.curvature.claims import lipschitz as lipschitz
+from nearly.curvature.claims import spectrum as spectrum

@@ -144,7 +144,7 @@ class Activation:
         left, right = corners[:-1], corners[1:]
         rising = self.derivative(right) >= self.derivative(left)
 
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             left, right = ends
             middle = (left + right) / 2
             beyond = (self.derivative(middle) >= slope) == rising

@@ -7,7 +7,7 @@ than the supremum over the box of the operator norm of the Clarke Jacobian.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -39,6 +39,7 @@ Norm = Literal["1", "2", "inf"]
 NORMS = ("1", "2", "inf")
 
 
+@runtime_checkable
 class Bounder(Protocol):
     """What a method of the protocol "lipschitz-bounds" is."""
 

@@ -79,18 +79,23 @@ class _Program:
         entries = [(i, j, v) for i, (row, _, _) in enumerate(self.rows) for j, v in row.items()]
         i, j, v = zip(*entries)
         matrix = csr_array((v, (i, j)), shape=(len(self.rows), len(cost)))
-        least, most = ([row[side] for row in self.rows] for side in (1, 2))
-        limits = LinearConstraint(matrix, np.asarray(least), np.asarray(most))
+        least, most = _ends([row[1:] for row in self.rows])
+        low, high = _ends(list(zip(self.low, self.high)))
         result = milp(
             cost,
             integrality=self.whole,
-            bounds=Bounds(np.asarray(self.low), np.asarray(self.high)),
-            constraints=limits,
+            bounds=Bounds(low, high),
+            constraints=LinearConstraint(matrix, least, most),
             options={"time_limit": seconds, "mip_rel_gap": 1e-9},
         )
         if result.status != 0:
             raise NotProven(f"the exact constant was not found in {seconds:g} s: {result.message}")
         return -float(result.fun)
+
+
+def _ends(pairs: list[Any]) -> Any:
+    """Pairs as two arrays (untyped: SciPy's stubs promise scalars alone)."""
+    return np.asarray(pairs).T
 
 
 def _of_output(
