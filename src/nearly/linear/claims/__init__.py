@@ -2,4 +2,5 @@
 
 from nearly.linear.claims import autotune as autotune
 from nearly.linear.claims import learned_direction as learned_direction
+from nearly.linear.claims import matrix_functions as matrix_functions
 from nearly.linear.claims import sketch as sketch
