@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from nearly.core.errors import InputError
-from nearly.derivatives.curves import SparseVector, Vector
+from nearly.derivatives.curves import SparseVector
 from nearly.derivatives.operators import Columns, Coordinates, Direction, Slot, Term, find, is_sum
 
 
@@ -25,7 +25,7 @@ class Draw(eqx.Module):
     mean's times scale times `correction`.
     """
 
-    vectors: tuple[Vector, ...]
+    vectors: tuple[Any, ...]
     weights: Float[Array, " n"]
     scale: float = eqx.field(static=True)
     correction: float = eqx.field(static=True)
@@ -65,7 +65,7 @@ class Sparse(Sampler):
         population = math.prod(sizes)
         indices = _draw_tuples(key, sizes, min(self.directions, population))
         count = len(indices[0])
-        vectors = tuple(_member(s, i, x) for s, i in zip(slots, indices, strict=True))
+        vectors = tuple(_members(s, i, x) for s, i in zip(slots, indices, strict=True))
         weights = math.prod(
             (_weights(s, i, x) for s, i in zip(slots, indices, strict=True)),
             start=jnp.ones(count, x.dtype),
@@ -206,12 +206,13 @@ def _size(slot: Slot, x: Float[Array, " d"]) -> int:
     return len(slot.axes(x.size))
 
 
-def _member(slot: Slot, index: Int[Array, " n"], x: Float[Array, " d"]) -> Vector:
+def _members(slot: Slot, indices: Int[Array, " n"], x: Float[Array, " d"]) -> Any:
+    """The vectors of a slot with these indices, as one batch."""
     if isinstance(slot, Columns):
-        return slot.matrix.T[index].astype(x.dtype)
+        return slot.matrix.T[indices].astype(x.dtype)
     assert isinstance(slot, Coordinates)
-    ones = jnp.ones((len(index), 1), x.dtype)
-    return SparseVector(index[:, None] + slot.axes(x.size).start, ones)
+    start, one = slot.axes(x.size).start, jnp.ones(1, x.dtype)
+    return jax.vmap(lambda i: SparseVector(i[None] + start, one))(indices)
 
 
 def _weights(slot: Slot, index: Int[Array, " n"], x: Float[Array, " d"]) -> Float[Array, " n"]:
