@@ -1,0 +1,231 @@
+"""The derivatives room against its peers: seconds, compile seconds and flops, side by side.
+
+    python benchmarks/derivatives.py [NAME...]
+
+Seconds are medians of runs that alternate between the rivals in one process, after compilation;
+ratios are medians of the pairs' own ratios, so that a busy machine harms all alike. Flops are what
+XLA counts in the compiled program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import folx
+import jax
+import jax.numpy as jnp
+from jax.experimental.jet import jet as jax_jet
+
+from nearly.derivatives.problems.function_table import CASES, known_derivatives
+from nearly.derivatives.taylor import jet
+
+Row = Mapping[str, Any]
+ROUNDS = 15
+
+
+# ---- measuring
+
+
+def alternating(
+    rivals: Mapping[str, Callable[..., Any]], arguments: Sequence[Any], first: str
+) -> list[Row]:
+    """One row for each rival: compile seconds, flops, milliseconds, and the ratio to `first`."""
+    compiled, rows = {}, {}
+    for name, function in rivals.items():
+        begun = time.perf_counter()
+        compiled[name] = jax.jit(function).lower(*arguments).compile()
+        rows[name] = {
+            "method": name,
+            "Mflop": compiled[name].cost_analysis()["flops"] / 1e6,
+            "compile s": time.perf_counter() - begun,
+        }
+        jax.block_until_ready(compiled[name](*arguments))
+    samples: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(ROUNDS):
+        for name, program in compiled.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            samples[name].append(1e3 * (time.perf_counter() - begun))
+    for name, row in rows.items():
+        row["ms"] = statistics.median(samples[name])
+        ratios = [b / a for a, b in zip(samples[first], samples[name], strict=True)]
+        row[f"ms over {first}"] = statistics.median(ratios)
+    return list(rows.values())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a markdown table, columns in the order of the first row."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_shown(row.get(c, "")) for c in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+# ---- Taylor mode
+
+WIDTHS = (200, 128, 128, 128, 1)
+POINTS, DIRECTIONS = 20, 16
+
+
+def _network(weights: Sequence[jax.Array], x: jax.Array) -> jax.Array:
+    for weight in weights[:-1]:
+        x = jnp.tanh(x @ weight)
+    return (x @ weights[-1])[0]
+
+
+def _instance() -> tuple[Any, jax.Array, jax.Array]:
+    keys = jax.random.split(jax.random.key(0), len(WIDTHS) + 1)
+    sizes = list(pairwise(WIDTHS))
+    weights = [
+        jax.random.normal(key, size, jnp.float32) / size[0] ** 0.5
+        for key, size in zip(keys[2:], sizes, strict=False)
+    ]
+    points = jax.random.normal(keys[0], (POINTS, WIDTHS[0]), jnp.float32)
+    return weights, points, jax.random.normal(keys[1], (POINTS, DIRECTIONS, WIDTHS[0]), jnp.float32)
+
+
+def _by_jet(transform: Any, zero: Callable[[Any], Any]) -> Callable[..., Any]:
+    def derivative(function: Any, x: Any, v: Any, order: int) -> Any:
+        return transform(function, (x,), ([v, *[zero(v)] * (order - 1)],))[1][order - 1]
+
+    return derivative
+
+
+def _by_nesting(function: Any, x: Any, v: Any, order: int) -> Any:
+    along: Callable[[Any], Any] = lambda t: function(x + t * v)  # noqa: E731
+    for _ in range(order):
+        along = _differentiated(along)
+    return along(jnp.zeros((), x.dtype))
+
+
+def _differentiated(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda t: jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+
+
+ENGINES: dict[str, Callable[..., Any]] = {
+    "nearly": _by_jet(jet, lambda v: None),
+    "jet": _by_jet(jax_jet, jnp.zeros_like),
+    "nested jvp": _by_nesting,
+}
+
+
+def taylor_modes() -> list[Row]:
+    """Derivatives of orders 2, 4, 6 of the network along 16 directions at each of 20 points."""
+    arguments, rows = _instance(), []
+    for order in (2, 4, 6):
+        forward = {name: _summed(engine, order) for name, engine in ENGINES.items()}
+        backward = {name: jax.grad(function) for name, function in forward.items()}
+        for what, rivals in (("value", forward), ("parameter gradient", backward)):
+            measured = alternating(rivals, arguments, "nearly")
+            rows += [{"order": order, "of": what, **row} for row in measured]
+    return rows
+
+
+def _summed(engine: Callable[..., Any], order: int) -> Callable[..., Any]:
+    def total(weights: Any, points: Any, directions: Any) -> Any:
+        def derivative(x: Any, v: Any) -> Any:
+            return engine(lambda y: _network(weights, y), x, v, order)
+
+        along = jax.vmap(derivative, (None, 0))
+        return jnp.sum(jax.vmap(along)(points, directions) ** 2)
+
+    return total
+
+
+def laplacians() -> list[Row]:
+    """The exact Laplacian of a 16-128-128-128-1 network at 20 points, folx beside it."""
+    weights, points, _ = _instance()
+    weights = [weights[0][:16], *weights[1:]]
+
+    def by_taylor(weights: Any, points: Any) -> Any:
+        def second(x: Any, v: Any) -> Any:
+            return ENGINES["nearly"](lambda y: _network(weights, y), x, v, 2)
+
+        along = jax.vmap(second, (None, 0))
+        return jax.vmap(lambda x: jnp.sum(along(x, jnp.eye(16, dtype=x.dtype))))(points)
+
+    def by_folx(weights: Any, points: Any) -> Any:
+        laplacian = folx.forward_laplacian(lambda y: _network(weights, y))
+        return jax.vmap(lambda x: laplacian(x).laplacian)(points)
+
+    def by_hessian(weights: Any, points: Any) -> Any:
+        hessian = jax.hessian(lambda y: _network(weights, y))
+        return jax.vmap(lambda x: jnp.trace(hessian(x)))(points)
+
+    rivals = {"nearly": by_taylor, "folx": by_folx, "hessian trace": by_hessian}
+    rows: list[Row] = []
+    for what, functions in (("value", rivals), ("parameter gradient", _gradients(rivals))):
+        measured = alternating(functions, (weights, points[:, :16]), "nearly")
+        rows += [{"of": what, **row} for row in measured]
+    return rows
+
+
+def _gradients(rivals: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    def gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda weights, points: jnp.sum(function(weights, points) ** 2))
+
+    return {name: gradient(function) for name, function in rivals.items()}
+
+
+def coverage() -> list[Row]:
+    """How many of the table's functions an engine expands to order 3, within 1e-10 of the truth."""
+    failures: dict[str, list[str]] = {name: [] for name in ("nearly", "jet")}
+    for name, case in CASES.items():
+        known = known_derivatives(case, 3)
+        for engine, transform, zero in (
+            ("nearly", jet, lambda v: None),
+            ("jet", jax_jet, jnp.zeros_like),
+        ):
+            if not _expands(transform, zero, case, known):
+                failures[engine].append(name)
+    return [
+        {"method": engine, "of 96": len(CASES) - len(failed), "not": ", ".join(failed) or "none"}
+        for engine, failed in failures.items()
+    ]
+
+
+def _expands(transform: Any, zero: Any, case: Any, known: Any) -> bool:
+    with jax.enable_x64(True):
+        x, v = jnp.asarray(case.point), jnp.asarray(case.direction)
+        series = [v, zero(v), zero(v)]
+
+        def leaves(y: Any) -> tuple[Any, ...]:
+            return tuple(jax.tree.leaves(case.function(y)))
+
+        try:
+            _, terms = transform(leaves, (x,), (series,))
+        except Exception:  # a peer may fail in any way
+            return False
+        rows = zip(*terms, strict=True) if transform is jet else terms
+        return all(
+            float(jnp.max(jnp.abs(c - t))) <= 1e-10 * (float(jnp.max(jnp.abs(t))) or 1.0)
+            for row, truth in zip(rows, known, strict=True)
+            for c, t in zip(row, truth[1:], strict=True)
+        )
+
+
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    "taylor_modes": taylor_modes,
+    "laplacians": laplacians,
+    "coverage": coverage,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
+    for name in parser.parse_args().names or BENCHMARKS:
+        print(f"\n## {name}\n\n{BENCHMARKS[name].__doc__}\n\n{table(BENCHMARKS[name]())}")
+
+
+if __name__ == "__main__":
+    main()
