@@ -119,7 +119,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 FILES = dict.fromkeys((".mtx", ".mtx.gz", ".npz"), "nearly.linear.matrix_market:resolve")
 
-PROBLEMS |= {"graph-values": Problem("nearly.linear.problems.graph_values:GraphValues")}
+PROBLEMS["graph-values"] = Problem("nearly.linear.problems.graph_values:GraphValues")
 
 
 def _tuned(target: str, *, default: bool = True) -> Method:
@@ -132,6 +132,11 @@ def _graph(target: str, paper: str | None = None, source: str = "peer") -> Metho
 
 
 METHODS |= {
+    "deep-conjugate-direction": Method(
+        "nearly.linear.learned_direction:deep_conjugate_direction",
+        "linear-systems",
+        "deep-conjugate-direction",
+    ),
     "tsallis-sor": _tuned("tsallis_sor", default=False),
     "tsallis-ssor-cg": _tuned("tsallis_ssor_cg"),
     "binned-sor": _tuned("binned_sor", default=False),

@@ -291,7 +291,9 @@ class DeepConjugateDirection(eqx.Module):
         return LearnedDirection(self.network, getattr(bare(operator), "mask", None))
 
 
-def deep_conjugate_direction(operator: lx.AbstractLinearOperator) -> FlexibleConjugateGradient:
+def deep_conjugate_direction(
+    operator: lx.AbstractLinearOperator,
+) -> tuple[FlexibleConjugateGradient, dict[str, Any]]:
     """Flexible conjugate gradients with directions from a network (`deep-conjugate-direction`).
 
     The network is trained on the empty grid of 64^2 or 16^3 points, once; its weights are kept in
@@ -299,6 +301,8 @@ def deep_conjugate_direction(operator: lx.AbstractLinearOperator) -> FlexibleCon
     anew, one product a step for their two; weights have the size for minutes of training.
 
     **Arguments:** a positive definite operator on a grid of dimension 2 or 3, as `StencilOperator`.
+
+    **Returns:** the solver, and the options of `lineax.linear_solve` that hold the network.
 
     **Raises:** `InputError` for an operator on anything else.
 
@@ -311,7 +315,5 @@ def deep_conjugate_direction(operator: lx.AbstractLinearOperator) -> FlexibleCon
         raise InputError(
             f"learned directions need an operator on a grid of dimension 2 or 3, not {structure}"
         )
-    network = RECIPES[len(shape)].cached()
-    return FlexibleConjugateGradient(
-        rtol=1e-6, preconditioner=DeepConjugateDirection(network), max_steps=2000
-    )
+    learned = DeepConjugateDirection(RECIPES[len(shape)].cached())(operator)
+    return FlexibleConjugateGradient(1e-6, max_steps=2000), {"preconditioner": learned}
