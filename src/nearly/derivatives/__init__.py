@@ -7,7 +7,13 @@ This module is the room's catalogue, readable without importing the room.
 from nearly.core.catalogue import Method, Problem
 from nearly.core.lazy import attach
 
-_OPERATOR_CASES = ("laplacian_mlp", "allen_cahn_twobody", "biharmonic", "kdv_highorder")
+_OPERATOR_CASES = (
+    "laplacian_mlp",
+    "allen_cahn_twobody",
+    "biharmonic",
+    "kdv_highorder",
+    "gridfield_sdf",
+)
 
 PROBLEMS: dict[str, Problem] = {
     **{
@@ -69,6 +75,11 @@ METHODS: dict[str, Method] = {
     "stde-dense": _operator("stde:dense", default=True),
     "stde-gaussian": _operator("stde:gaussian", default=True),
     "taylor-exact": _operator("stde:taylor_exact", default=True),
+    "local-fit": Method(
+        "nearly.derivatives.fitted_operators:fitted_operator",
+        "differential-operators",
+        "hybrid-field-derivatives",
+    ),
     "hessian-trace": _operator("operator_peers:hessian_trace", "peer", default=True),
     "jvp-of-grad": _operator("operator_peers:jvp_of_grad", "peer", default=True),
     "folx": _operator("operator_peers:forward_laplacian", "peer", default=True),

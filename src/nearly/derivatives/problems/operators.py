@@ -15,7 +15,9 @@ from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError, UnknownName
 from nearly.core.problem import Problem
+from nearly.derivatives.grid_field import GridField
 from nearly.derivatives.operators import D, Operator, laplacian, power_sum
+from nearly.derivatives.problems.fields import circle_field, ring
 from nearly.derivatives.stde import Estimate
 
 POINTS = 4
@@ -36,6 +38,12 @@ class Case(eqx.Module):
     def complete(self, estimate: Estimate) -> Any:
         """The whole, possibly nonlinear, operator from the estimate of its linear part."""
         return estimate.value
+
+    def points(self, draw: np.random.Generator, size: int) -> np.ndarray:
+        """Where the operator is wanted, one point in a row: in the unit ball."""
+        rays = draw.normal(size=(POINTS, size))
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        return rays * draw.uniform(size=(POINTS, 1))
 
     @abstractmethod
     def truth(self, x: np.ndarray) -> float:
@@ -150,6 +158,29 @@ class Waves(Case):
         return float(np.imag(symbol * np.exp(z @ x)).sum())
 
 
+class GridSdf(Case):
+    """The Laplacian of the distance to a circle, known as grids of up to 128 cells fitted to it.
+
+    What is interpolated linearly has no second derivatives of its own: only methods that look
+    further than a cell find the curvature.
+    """
+
+    field: GridField
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return self.field(x)
+
+    def operator(self) -> Operator:
+        return laplacian()
+
+    def points(self, draw: np.random.Generator, size: int) -> np.ndarray:
+        """Around the circle, where the distance is smooth."""
+        return ring(draw, 16 * POINTS)
+
+    def truth(self, x: np.ndarray) -> float:
+        return float(1 / np.linalg.norm(x))
+
+
 def _network(draw: np.random.Generator, d: int) -> Case:
     sizes = [(d, 64), (64, 64), (64,)]
     return Network(tuple(jnp.asarray(draw.normal(size=s) / np.sqrt(s[0])) for s in sizes))
@@ -168,11 +199,18 @@ def _waves(draw: np.random.Generator, d: int) -> Case:
     return Waves(jnp.asarray(growth), jnp.asarray(frequency))
 
 
+def _grid_sdf(draw: np.random.Generator, d: int) -> Case:
+    if d != 2:
+        raise InputError(f"gridfield_sdf is a field in 2 dimensions, not {d}")
+    return GridSdf(circle_field("float64"))
+
+
 CASES: dict[str, tuple[Callable[[np.random.Generator, int], Case], int]] = {
     "laplacian_mlp": (_network, 100),
     "allen_cahn_twobody": (_two_body, 100),
     "biharmonic": (_bell, 10),
     "kdv_highorder": (_waves, 11),
+    "gridfield_sdf": (_grid_sdf, 2),
 }
 
 
@@ -181,7 +219,8 @@ class DerivativeOperator(Problem):
 
     **Arguments:**
 
-    - `case`: `laplacian_mlp`, `allen_cahn_twobody`, `biharmonic` or `kdv_highorder`.
+    - `case`: `laplacian_mlp`, `allen_cahn_twobody`, `biharmonic`, `kdv_highorder` or
+      `gridfield_sdf`.
     - `dimension`: of the points; 0 for the case's own.
     - `dtype`: `float64` or `float32`.
 
@@ -220,14 +259,11 @@ class DerivativeOperator(Problem):
     def function(self) -> Case:
         """The function, with its operator and its truth."""
         made = CASES[self.case][0](np.random.default_rng(0), self.size)
-        return jax.tree.map(lambda a: a.astype(self.dtype), made)
+        return jax.tree.map(lambda a: jnp.asarray(a, self.dtype), made)
 
     def points(self) -> np.ndarray:
-        """Where the operator is wanted: in the unit ball, one point in a row."""
-        draw = np.random.default_rng(1)
-        rays = draw.normal(size=(POINTS, self.size))
-        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        return rays * draw.uniform(size=(POINTS, 1))
+        """Where the operator is wanted, one point in a row."""
+        return self.function().points(np.random.default_rng(1), self.size)
 
     def random(self, method: Any) -> bool:
         return takes_directions(method)
@@ -242,7 +278,7 @@ class DerivativeOperator(Problem):
         return _Ready(case, transformation, jnp.asarray(self.points(), self.dtype))
 
     def apply(self, standin: Any, *, key: Any) -> Any:
-        keys = jax.random.split(key, (DRAWS, POINTS))
+        keys = jax.random.split(key, (DRAWS, len(standin.points)))
         at_points = jax.vmap(standin)
         return jax.vmap(at_points, (None, 0))(standin.points, keys)
 
