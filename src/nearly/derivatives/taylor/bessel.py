@@ -33,25 +33,24 @@ def _scaled_bessel(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value
 
 
 def _derivative(x: jax.Array, index: int, order: int) -> jax.Array:
-    """Derivative of exp(-sign(x_0) x) I_n(x), the sign held at that of the point x_0.
+    """Derivative of exp(-abs(x)) I_n(x); at 0 that from the right.
 
-    At x_0 = 0 the sign is 0, so that exp(abs(x)) times it, which is how i0 and i1 are computed,
-    has the derivatives of I_n itself.
+    There abs(x) is expanded from the right as well, so that exp(abs(x)) times this, which is how
+    i0 and i1 are computed, has the derivatives of the smooth I_n.
     """
     size = jnp.abs(x)
     parity = jnp.where(x < 0, (-1.0) ** (index + order), 1.0).astype(x.dtype)
-    near = _by_integral(jnp.minimum(size, LARGE), jnp.sign(size), index, order)
+    near = _by_integral(jnp.minimum(size, LARGE), index, order)
     far = _by_asymptotics(jnp.maximum(size, LARGE), index, order)
     return parity * jnp.where(size < LARGE, near, far)
 
 
-def _by_integral(x: jax.Array, sign: jax.Array, index: int, order: int) -> jax.Array:
-    """Mean over the angle a of cos(a)^n (cos(a) - sign)^order exp(x (cos(a) - 1))."""
+def _by_integral(x: jax.Array, index: int, order: int) -> jax.Array:
+    """Mean over the angle a of cos(a)^n (cos(a) - 1)^order exp(x (cos(a) - 1))."""
     angles = 2 * np.pi * np.arange(NODES) / NODES
-    cosine = jnp.asarray(np.cos(angles), x.dtype)
-    below = jnp.asarray(-2 * np.sin(angles / 2) ** 2, x.dtype)  # cos - 1, without cancellation
-    factor = jnp.where(sign[..., None] == 0, cosine, below) ** order
-    return jnp.mean(cosine**index * factor * jnp.exp(x[..., None] * below), axis=-1)
+    below = -2 * np.sin(angles / 2) ** 2  # cos - 1, without cancellation
+    factor = jnp.asarray(np.cos(angles) ** index * below**order, x.dtype)
+    return jnp.mean(factor * jnp.exp(x[..., None] * jnp.asarray(below, x.dtype)), axis=-1)
 
 
 def _by_asymptotics(x: jax.Array, index: int, order: int) -> jax.Array:

@@ -9,6 +9,7 @@ out at its face.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -237,13 +238,10 @@ def square_term(y: Sequence[Term], k: int) -> Term:
 
 def compose(derivatives: Sequence[Any], x: Series) -> Value:
     """f(x) from f, f', …, f^(K) at t = 0, by Horner's rule: O(K^3) products."""
-    step = Series((jnp.zeros_like(x.primal), *x.terms[1:]))
-    factorial = 1.0
-    scaled = [derivatives[0]]
-    for k, value in enumerate(derivatives[1:], start=1):
-        factorial *= k
-        scaled.append(value / factorial)
-    result: Value = scaled[-1]
-    for coefficient in reversed(scaled[:-1]):
-        result = shifted(multiply(result, step), coefficient)
-    return result
+    step: list[Term] = [None, *x.terms[1:]]
+    coefficients = [d / math.factorial(k) for k, d in enumerate(derivatives)]
+    result: list[Term] = [coefficients[-1], *[None] * x.order]
+    for coefficient in reversed(coefficients[:-1]):
+        result = [convolution(result, step, k) for k in range(x.order + 1)]
+        result[0] = coefficient
+    return from_terms(result)

@@ -235,8 +235,8 @@ def _abs(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
     if jnp.iscomplexobj(x.primal):
         real, imaginary = mapped(jnp.real, x), mapped(jnp.imag, x)
         return [power(first, add(square(real), square(imaginary)), 0.5)]
-    sign = jnp.sign(x.primal)
-    return [from_terms([first, *(None if c is None else sign * c for c in x.terms[1:])])]
+    turned = [None if c is None else jnp.where(x.primal >= 0, c, -c) for c in x.terms[1:]]
+    return [from_terms([first, *turned])]
 
 
 @rule("sign")
