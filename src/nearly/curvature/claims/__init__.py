@@ -2,4 +2,5 @@
 
 from nearly.curvature.claims import kronecker as kronecker
 from nearly.curvature.claims import lipschitz as lipschitz
+from nearly.curvature.claims import parameterization as parameterization
 from nearly.curvature.claims import spectrum as spectrum

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from nearly.core.errors import InputError
 from nearly.curvature.lipschitz import activations
 from nearly.curvature.lipschitz.activations import Activation
+from nearly.training import architectures
 
 
 class Chain(eqx.Module):
@@ -72,9 +73,9 @@ Step = tuple[Any, Any] | Activation  # an affine map (weight, bias), or an activ
 def chain_of(model: Any, shape: tuple[int, ...]) -> Chain:
     """The chain that an equinox model computes on an input of a given shape, flattened.
 
-    Takes `eqx.nn.MLP`, and `eqx.nn.Sequential` (nested too) of `Linear`, `Conv`, average pooling,
-    `Lambda` of an activation that is known or of `jnp.ravel`, `Identity`, `Dropout` (as in
-    inference); and a `Chain` itself. Convolutions become dense matrices: memory inputs x outputs.
+    Takes `eqx.nn.MLP`, `nearly.training.architectures.mlp`, and `eqx.nn.Sequential` (nested too) of
+    `Linear`, `Conv`, average pooling, `Lambda` of an activation that is known or of `jnp.ravel`,
+    `Identity`, `Dropout` (as in inference); and a `Chain` itself. Convolutions become dense matrices: memory inputs x outputs.
 
     Raises `InputError` naming the layer that is no part of a chain, and what to do.
     """
@@ -114,6 +115,11 @@ def _layers(model: Any) -> Iterator[Any]:
             last = position == len(model.layers) - 1
             yield layer
             yield eqx.nn.Lambda(model.final_activation if last else model.activation)
+    elif isinstance(model, architectures.MLP):
+        for layer in model.layers[:-1]:
+            yield layer
+            yield eqx.nn.Lambda(model.activation)
+        yield model.layers[-1]
     elif isinstance(model, eqx.nn.Sequential):
         for layer in model.layers:
             yield from _layers(layer)
