@@ -45,3 +45,9 @@ def test_own_problem(tmp_path: Path) -> None:
     frontier = module.main(module.Smoothing(size=30), tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
     assert frontier.within(1e-6).work["matvecs"] <= 2 * 30
+
+
+def test_relaxation_regret(tmp_path: Path) -> None:
+    regret = example("relaxation_regret").main(40, 2, 2, tmp_path / "p.png")
+    assert (tmp_path / "p.png").exists()
+    assert {curves.shape for curves in regret.values()} == {(2, 40)}
