@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from nearly.core.errors import InputError
 from nearly.derivatives.implicit import implicit_root
@@ -52,7 +52,7 @@ def invert(function: Elementwise, search: Search) -> Elementwise:
     def residual(x: Array, y: Array, *parameters: Any) -> Array:
         return function(x, *parameters) - y
 
-    def inverse(y: Float[Array, "*shape"], *parameters: Any) -> Float[Array, "*shape"]:
+    def inverse(y: ArrayLike, *parameters: Any) -> Array:
         y = jnp.asarray(y)
         fixed = jax.tree.map(
             lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, parameters
@@ -76,7 +76,7 @@ def invert_with_log_slope(
     """
     inverse = invert(function, search)
 
-    def both(y: Float[Array, "*shape"], *parameters: Any) -> tuple[Array, Array]:
+    def both(y: ArrayLike, *parameters: Any) -> tuple[Array, Array]:
         x = inverse(y, *parameters)
         _, slope = jax.jvp(lambda x: function(x, *parameters), (x,), (jnp.ones_like(x),))
         return x, -jnp.log(jnp.abs(slope))
@@ -135,7 +135,7 @@ class MultiBinBisection(eqx.Module):
             """Whether the solution lies above x."""
             return jnp.where(rising, function(x) < y, function(x) > y)
 
-        def narrow(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        def narrow(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             left, right = bracket
             width = (right - left) / self.bins
             inner = jnp.arange(1, self.bins, dtype=y.dtype)
@@ -145,7 +145,7 @@ class MultiBinBisection(eqx.Module):
 
         left, right = jax.lax.fori_loop(0, self.rounds, narrow, ends)
 
-        def newton(_: int, x: Array) -> Array:
+        def newton(_: Any, x: Array) -> Array:
             value, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
             flat = slope == 0
             step = jnp.where(flat, 0, (value - y) / jnp.where(flat, 1, slope))

@@ -60,7 +60,10 @@ def smooth_step(
     edge = (alpha / _exponents(x)) ** (1 / power)
     inside = (x > edge) & (x < 1 - edge)
     safe = jnp.where(inside, x, 0.5)
-    rise = jax.nn.sigmoid(alpha * ((1 - safe) ** -power - safe**-power))
+    exponent = alpha * ((1 - safe) ** -power - safe**-power)
+    # From the nearer end: close to 1 the logistic function's derivatives would cancel.
+    low, high = jax.nn.sigmoid(exponent), 1 - jax.nn.sigmoid(-exponent)
+    rise = jnp.where(exponent < 0, low, high)
     return jnp.where(inside, rise, (x > 0.5).astype(x.dtype))
 
 

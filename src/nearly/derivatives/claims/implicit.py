@@ -197,7 +197,7 @@ def _fire(packing: Packing, theta: Any, steps: int) -> Any:
     force = jax.grad(lambda x: -packing.energy(x, theta))
     longest = 0.4
 
-    def step(_: int, state: Any) -> Any:
+    def step(_: Any, state: Any) -> Any:
         x, v, dt, mixing, since = state
         f = force(x)
         v = v + dt * f
@@ -324,6 +324,9 @@ def _seconds(function: Callable[[Any], Any], argument: float) -> float:
         "central differences with a step of 1e-4 are good to about 1e-7",
         scaled="24 samples, 10 features, 4 classes",
     ),
+    limits="one instance in three has a sample whose multiplier is nearly 0: mirror descent creeps "
+    "towards that face for more than 500,000 steps, and before it has arrived the projected step "
+    "takes the coordinate for free",
 )
 def svm_conditions() -> list[float]:
     with jax.enable_x64(True):
@@ -338,7 +341,7 @@ def _svm_disagreement(seed: int) -> float:
 
     def solver(name: str) -> Callable[..., Any]:
         step = steps[name]
-        return lambda init, theta: jax.lax.fori_loop(0, 200_000, lambda _, x: step(x, theta), init)
+        return lambda init, theta: jax.lax.fori_loop(0, 20_000, lambda _, x: step(x, theta), init)
 
     exact = jax.jit(lambda theta: validation(solver("projected gradient")(start, theta), theta))
     difference = (exact(theta + h) - exact(theta - h)) / (2 * h)

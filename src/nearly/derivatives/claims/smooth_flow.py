@@ -90,17 +90,19 @@ def _inverse_disagreement(seed: int) -> float:
 )
 def through_bisection() -> float:
     search = multi_bin_bisection(0.0, 1.0, polish=0)
+
+    @jax.jit
+    def everything(y: Any, raw: Any, along_y: Any, along_raw: Any) -> Any:
+        def find(y: Any, raw: Any) -> Any:
+            return search(lambda x: _map(x, raw), y)
+
+        found, slopes = jax.jvp(find, (y, raw), (along_y, along_raw))
+        return jnp.max(jnp.abs(_map(found, raw) - y)), jnp.max(jnp.abs(slopes))
+
     with jax.enable_x64(True):
-        y, raw, *_ = _cases(0)
-
-        def total(y: Any, raw: Any) -> Any:
-            return jnp.sum(search(lambda x: _map(x, raw), y))
-
-        by_target, by_parameters = jax.jit(jax.jacfwd(total, argnums=(0, 1)))(y[:1], raw[:1])
-        found = search(lambda x: _map(x, raw[:1]), y[:1])
-        if not jnp.abs(_map(found, raw[:1]) - y[:1])[0] < 1e-6:
-            return math.nan  # it has not found the inverse: its derivative says nothing
-    return float(max(jnp.max(jnp.abs(by_target)), jnp.max(jnp.abs(by_parameters))))
+        off, slope = map(float, everything(*_cases(0)))
+    # Unless it has found the inverse, its derivative says nothing.
+    return slope if off < 1e-6 else math.nan
 
 
 @claim(
@@ -116,12 +118,19 @@ def through_bisection() -> float:
 )
 def rounds() -> float:
     many, two = (multi_bin_bisection(0.0, 1.0, bins=bins, polish=0) for bins in (32, 2))
-    exact = multi_bin_bisection(0.0, 1.0, polish=3)
+    exact = multi_bin_bisection(0.0, 1.0)
+
+    @jax.jit
+    def worst(y: Any, raw: Any) -> Any:
+        def find(search: Any) -> Any:
+            return search(lambda x: _map(x, raw), y)
+
+        solution = find(exact)
+        return jnp.max(jnp.abs(jnp.stack([find(many), find(two)]) - solution))
+
     with jax.enable_x64(True):
         y, raw, *_ = _cases(0)
-        found = [jax.jit(lambda y, raw, s=s: s(lambda x: _map(x, raw), y)) for s in (many, two)]
-        solution = exact(lambda x: _map(x, raw), y)
-        off = max(float(jnp.max(jnp.abs(run(y, raw) - solution))) for run in found)
+        off = float(worst(y, raw))
     # The answer is the middle of the bracket.
     return many.rounds / two.rounds if off <= 0.5e-8 else math.nan
 

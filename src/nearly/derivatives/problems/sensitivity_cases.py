@@ -184,7 +184,7 @@ def _polished(packing: Packing) -> tuple[Array, Array, Array]:
         x = x - packing.stepsize * slope
         return x, force(x, theta), steps + 1
 
-    def newton(_: int, x: Array) -> Array:
+    def newton(_: Any, x: Array) -> Array:
         return x - jnp.linalg.solve(jax.jacfwd(force)(x, theta), force(x, theta))
 
     state = (start, force(start, theta), jnp.asarray(0))
