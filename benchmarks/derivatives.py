@@ -213,10 +213,72 @@ def _expands(transform: Any, zero: Any, case: Any, known: Any) -> bool:
         )
 
 
+# ---- discrete choices
+
+
+def categorical_choices() -> list[Row]:
+    """One draw and its gradient, beside Gumbel straight-through written by hand."""
+    from nearly.derivatives import straight_through
+
+    def gumbel_by_hand(logits: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype)
+        soft = jax.nn.softmax(noisy / 0.5)
+        hard = jax.nn.one_hot(jnp.argmax(noisy, -1), logits.shape[-1], dtype=logits.dtype)
+        return soft + jax.lax.stop_gradient(hard - soft), soft
+
+    def gradient(sampler: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda logits, key: jnp.sum((sampler(logits, key)[0] - 0.3) ** 2))
+
+    names = ("reinmax", "straight_through", "gumbel_straight_through", "gumbel_rao")
+    samplers = {name: getattr(straight_through, name) for name in names}
+    rivals = {n: gradient(s) for n, s in {**samplers, "by hand": gumbel_by_hand}.items()}
+    rows = []
+    for shape in ((100, 8, 4), (256, 32, 16)):
+        arguments = (jax.random.normal(jax.random.key(0), shape), jax.random.key(1))
+        logits = " x ".join(map(str, shape))
+        rows += [{"logits": logits, **row} for row in alternating(rivals, arguments, "by hand")]
+    return rows
+
+
+def quantised_training() -> list[Row]:
+    """One gradient of a 64-128-10 network with two-bit weights on 128 examples."""
+    from nearly.derivatives import fogzo
+
+    quantiser = fogzo.Rounding(2, 0.28)
+    keys = jax.random.split(jax.random.key(0), 4)
+    weights = [
+        jax.random.normal(key, size, jnp.float32) / size[0] ** 0.5
+        for key, size in zip(keys, ((64, 128), (128, 10)), strict=False)
+    ]
+    inputs = jax.random.normal(keys[2], (128, 64), jnp.float32)
+    targets = jax.random.randint(keys[3], (128,), 0, 10)
+
+    def gradient(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(weights: Any, inputs: Any, targets: Any) -> Any:
+            def loss(weights: Any) -> Any:
+                first, second = map(quantiser, weights)
+                scores = jax.nn.log_softmax(jax.nn.relu(inputs @ first) @ second)
+                return -jnp.mean(jnp.take_along_axis(scores, targets[:, None], 1))
+
+            return method(loss, weights, key=jax.random.key(1), step=jnp.zeros((), jnp.int32))
+
+        return run
+
+    rivals = {
+        "straight-through": gradient(fogzo.straight_through),
+        "FOGZO, one pair": gradient(fogzo.FOGZO(quantiser.noise, quantiser.step)),
+        "SPSA, one pair": gradient(fogzo.SPSA(quantiser.noise, quantiser.step)),
+        "SPSA, 100 pairs": gradient(fogzo.SPSA(quantiser.noise, quantiser.step, 100)),
+    }
+    return alternating(rivals, (weights, inputs, targets), "straight-through")
+
+
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "taylor_modes": taylor_modes,
     "laplacians": laplacians,
     "coverage": coverage,
+    "categorical_choices": categorical_choices,
+    "quantised_training": quantised_training,
 }
 
 
