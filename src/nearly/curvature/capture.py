@@ -328,29 +328,35 @@ _MOST_CALLS = 64
 
 
 def _count(capture: Capture, model: Any, example: Any) -> tuple[tuple[int, ...], ...]:
-    """The rows of each call of each layer, by adding up a one for every row."""
-
-    def mark(use: _Use, x: Any, delta: Array, index: Any, probe: Array) -> Array:
-        if use.number >= _MOST_CALLS:
-            raise InputError(
-                f"{use.map.name} is called more than {_MOST_CALLS} times for one sample: "
-                "leave it out with layers=[...]"
-            )
-        positions = use.map.deltas(delta).shape[0]
-        found = jnp.stack([jnp.asarray(1), index, jnp.asarray(positions)])
-        call = jnp.arange(_MOST_CALLS) == use.number
-        return jnp.where(call[:, None], found, 0).astype(probe.dtype)
-
-    probes = [jnp.zeros((_MOST_CALLS, 3)) for _ in capture.maps]
-    outputs, pull = jax.vjp(
-        lambda p: capture.predict(capture.probed(model, p, mark), example), probes
-    )
-    (marks,) = pull(jax.tree.map(jnp.ones_like, outputs))
+    """The rows of each call of each layer."""
+    marks = _marks(capture, model, example)
     return tuple(_calls(m, np.asarray(found)) for m, found in zip(capture.maps, marks))
 
 
+@eqx.filter_jit
+def _marks(capture: Capture, model: Any, example: Any) -> list[Array]:
+    """For each call of each layer: its uses, the sum of their indices, and their rows."""
+    probes = [jnp.zeros((_MOST_CALLS, 3)) for _ in capture.maps]
+    outputs, pull = jax.vjp(
+        lambda p: capture.predict(capture.probed(model, p, _mark), example), probes
+    )
+    return pull(jax.tree.map(jnp.ones_like, outputs))[0]
+
+
+def _mark(use: _Use, x: Any, delta: Array, index: Any, probe: Array) -> Array:
+    if use.number >= _MOST_CALLS:
+        raise InputError(
+            f"{use.map.name} is called more than {_MOST_CALLS} times for one sample: "
+            "leave it out with layers=[...]"
+        )
+    positions = use.map.deltas(delta).shape[0]
+    found = jnp.stack([jnp.asarray(1), index, jnp.asarray(positions)])
+    call = jnp.arange(_MOST_CALLS) == use.number
+    return jnp.where(call[:, None], found, 0).astype(probe.dtype)
+
+
 def _calls(m: LinearMap, found: np.ndarray) -> tuple[int, ...]:
-    """The rows of each call; `found` holds its uses, the sum of their indices, and their rows."""
+    """The rows of each call, from its marks."""
     uses, indices, rows = found.T
     if not uses.any():
         raise InputError(f"{m.name} is not used for the example: leave it out with layers=[...]")
@@ -364,21 +370,31 @@ def _calls(m: LinearMap, found: np.ndarray) -> tuple[int, ...]:
 
 def _check(capture: Capture, model: Any, example: Any) -> None:
     """Refuse a layer whose captured gradient is not the gradient of its weights."""
-    outputs = jax.eval_shape(lambda: capture.predict(model, example))
+    for name, (error, scale, eps) in _differences(capture, model, example).items():
+        if not float(error) <= 1e3 * float(eps) * (1 + float(scale)):
+            raise InputError(
+                f"what passes through {name} does not explain the gradient of its weights (off by "
+                f"{float(error):.2g}): they are also used outside its own call; leave it out with "
+                "layers=[...]"
+            )
+
+
+@eqx.filter_jit
+def _differences(
+    capture: Capture, model: Any, example: Any
+) -> dict[str, tuple[Array, Array, Array]]:
+    """How far captured gradients are from JAX's, their size, and their format's rounding unit."""
+    parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+    outputs, pull = jax.vjp(lambda p: capture.predict(eqx.combine(p, rest), example), parameters)
     leaves, structure = jax.tree.flatten(outputs)
     keys = jax.random.split(jax.random.key(0), len(leaves))
     cotangent = jax.tree.unflatten(
         structure, [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
     )
-    parameters, rest = eqx.partition(model, eqx.is_inexact_array)
-    _, pull = jax.vjp(lambda p: capture.predict(eqx.combine(p, rest), example), parameters)
     truth = capture.matrices(pull(cotangent)[0])
+    found: dict[str, tuple[Array, Array, Array]] = {}
     for name, captured in capture.pull(model, example, cotangent).items():
-        error = float(jnp.max(jnp.abs(captured.gradient - truth[name])))
-        scale = float(jnp.max(jnp.abs(truth[name])))
-        if not error <= 1e3 * float(jnp.finfo(truth[name].dtype).eps) * (1 + scale):
-            raise InputError(
-                f"what passes through {name} does not explain the gradient of its weights (off by "
-                f"{error:.2g}): they are also used outside its own call; leave it out with "
-                "layers=[...]"
-            )
+        error = jnp.max(jnp.abs(captured.gradient - truth[name]))
+        eps = jnp.finfo(truth[name].dtype).eps
+        found[name] = (error, jnp.max(jnp.abs(truth[name])), jnp.asarray(eps, error.dtype))
+    return found
