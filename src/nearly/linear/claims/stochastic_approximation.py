@@ -56,10 +56,31 @@ def lyapunov() -> float:
         "the paper: the p-th moment is bounded for steps below c/p; derived: "
         "E|1 - alpha A|^k = 1 at k = (1 + 5 alpha/2) / (2 alpha) + O(alpha)",
     ),
+    limits="our derivation, not the paper: it took A for normal; k alpha tends to the root 0.609 of "
+    "E exp(-x A) = 1, since k alpha does not vanish with alpha",
 )
 def tail_index_law() -> float:
     step = 0.01
     return step * lsa.tail_index(1 - step * SCALAR.matrices[:, 0, 0], SCALAR.probabilities)
+
+
+@claim(
+    "linear-stochastic-approximation",
+    "half-the-step-doubles-the-moments",
+    cost="fast",
+    expected=Expected(
+        f"tail index at step 0.01 over that at step 0.02, {CHAIN}",
+        "within",
+        (1.9, 2.1),
+        "the paper: the p-th moment is bounded for steps below c/p",
+    ),
+)
+def tail_index_doubles() -> float:
+    indices = [
+        lsa.tail_index(1 - step * SCALAR.matrices[:, 0, 0], SCALAR.probabilities)
+        for step in (0.01, 0.02)
+    ]
+    return indices[0] / indices[1]
 
 
 @claim(
