@@ -1,5 +1,6 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
+from nearly.curvature.claims import fisher as fisher
 from nearly.curvature.claims import kronecker as kronecker
 from nearly.curvature.claims import lipschitz as lipschitz
 from nearly.curvature.claims import parameterization as parameterization

@@ -94,21 +94,25 @@ def trained(model: str, seed: int = 0) -> tuple[Objective, tuple[jax.Array, jax.
         return objective, data.test
 
 
+class _MeanLoss(eqx.Module):
+    """The loss of a batch: a module, so that a second training reuses the compiled steps."""
+
+    loss: Any
+
+    def __call__(self, model: Any, batch: tuple[Any, Any], key: Any) -> Any:
+        return jnp.mean(jax.vmap(self.loss)(jax.vmap(model)(batch[0]), batch[1]))
+
+
+_OPTIMIZER = optax.adam(3e-3)
+
+
 def fit(model: Any, loss: Any, data: tuple[Any, Any], seed: int, steps: int) -> Any:
     """A model trained as `trained` says."""
-
-    def mean(model: Any, batch: tuple[Any, Any], key: Any) -> Any:
-        return jnp.mean(jax.vmap(loss)(jax.vmap(model)(batch[0]), batch[1]))
-
-    return loop.fit(
-        mean,
-        model,
-        data,
-        optimizer=optax.adam(3e-3),
-        steps=steps,
-        key=jax.random.key(seed),
-        batch=64,
-    ).model
+    key = jax.random.key(seed)
+    done = loop.fit(
+        _MeanLoss(loss), model, data, optimizer=_OPTIMIZER, steps=steps, key=key, batch=64
+    )
+    return done.model
 
 
 @lru_cache(8)
@@ -134,9 +138,3 @@ def relative_damping(objective: Objective, matrix: np.ndarray) -> Any:
     diagonal = capture.matrices(unflatten(jnp.asarray(np.diag(matrix))))
     amounts = {n: jnp.full(d.shape, RELATIVE_DAMPING * jnp.mean(d)) for n, d in diagonal.items()}
     return capture.parameters(objective.parameters, amounts)
-
-
-def with_parameters(objective: Objective, flat: Any) -> Any:
-    """The model with other (flattened) parameters."""
-    unflatten = ravel_pytree(objective.parameters)[1]
-    return eqx.combine(unflatten(jnp.asarray(flat)), objective.rest)
