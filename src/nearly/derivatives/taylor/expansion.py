@@ -11,11 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from nearly.core.errors import InputError
-from nearly.derivatives.taylor import bessel, control_flow, elementary, structural
+from nearly.derivatives.taylor import (
+    bessel,
+    control_flow,
+    elementary,
+    linear_algebra,
+    structural,
+)
 from nearly.derivatives.taylor.interpreter import evaluate_closed
 from nearly.derivatives.taylor.series import Term, Value, filled, from_terms
 
-WITH_RULES = (bessel, control_flow, elementary, structural)  # importing them registers the rules
+# Importing them registered their rules.
+WITH_RULES = (bessel, control_flow, elementary, linear_algebra, structural)
 
 
 def jet(
