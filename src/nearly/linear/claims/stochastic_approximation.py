@@ -56,8 +56,8 @@ def lyapunov() -> float:
         "the paper: the p-th moment is bounded for steps below c/p; derived: "
         "E|1 - alpha A|^k = 1 at k = (1 + 5 alpha/2) / (2 alpha) + O(alpha)",
     ),
-    limits="our derivation, not the paper: it took A for normal; k alpha tends to the root 0.609 of "
-    "E exp(-x A) = 1, since k alpha does not vanish with alpha",
+    limits="our derivation, not the paper: it took A for normal, while k alpha tends to the root "
+    "0.609 of E exp(-x A) = 1",
 )
 def tail_index_law() -> float:
     step = 0.01
