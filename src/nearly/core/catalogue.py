@@ -100,7 +100,11 @@ def problems() -> dict[str, Problem]:
 
 
 def offers(kind: str) -> dict[str, str]:
-    """What rooms offer as strings under `kind`: `"RESOLVERS"`, `"EXPORTS"` or `"COMMANDS"`."""
+    """What rooms offer as strings under `kind`.
+
+    `"RESOLVERS"`, `"FILES"` (the end of a data file's name -> what makes a problem of it),
+    `"EXPORTS"` or `"COMMANDS"`.
+    """
     return {n: t for each in room_names() for n, t in _lines(each, kind).items()}
 
 
@@ -114,8 +118,8 @@ def problem(text: str, **fields: Any) -> ProblemObject:
 
     **Arguments:**
 
-    - `text`: a catalogued name, `"file.py:attribute"` of the user's own, or whatever a room's
-      resolver understands (an expression in x).
+    - `text`: a catalogued name, `"file.py:attribute"` of the user's own, a data file (a matrix),
+      or whatever a room's resolver understands (an expression in x).
     - `fields`: the problem's own settings; strings are read as the factory's annotations say.
 
     Raises `UnknownName` with the nearest names, or `InputError` for a bad field.
@@ -131,6 +135,9 @@ def _factory(text: str) -> tuple[Any, Mapping[str, Any]]:
     lines = problems()
     if text in lines:
         return load(lines[text].target), lines[text].settings
+    for suffix, target in offers("FILES").items():
+        if text.endswith(suffix):
+            return load(target)(text), {}
     own = load_file(text) if is_file_reference(text) else None
     if own is not None and not _takes_a_variable(own):
         return own, {}
@@ -246,7 +253,7 @@ def is_file_reference(text: str) -> bool:
     path, colon, attribute = text.rpartition(":")
     if colon and attribute:
         return path.endswith((".py", ".so", ".dylib", ".dll"))
-    return text.endswith(".json")
+    return text.endswith((".json", *offers("FILES")))
 
 
 def load_file(text: str) -> Any:

@@ -67,37 +67,41 @@ def _system(target: str, source: str = "ours", *, default: bool = True) -> Metho
     return Method(f"nearly.linear.{target}", "linear-systems", None, source, default)
 
 
-PROBLEMS |= {
-    name: Problem(f"nearly.linear.problems.instances:{name.replace('-', '_')}")
-    for name in (
-        "poisson2d",
-        "poisson3d",
-        "poisson2d-obstacles",
-        "anisotropic2d",
-        "convection-diffusion2d",
-    )
-}
+PROBLEMS.update(
+    {
+        name: Problem(f"nearly.linear.problems.instances:{name.replace('-', '_')}")
+        for name in (
+            "poisson2d",
+            "poisson3d",
+            "poisson2d-obstacles",
+            "anisotropic2d",
+            "convection-diffusion2d",
+        )
+    }
+)
 
-METHODS |= {
-    "conjugate-gradient": _system("systems:conjugate_gradient"),
-    "jacobi-cg": _system("systems:jacobi_cg", default=False),
-    "ssor-cg": _system("systems:ssor_cg"),
-    "incomplete-cholesky-cg": _system("systems:incomplete_cholesky_cg"),
-    "multigrid-cg": _system("systems:multigrid_cg"),
-    "deflated-cg": _system("systems:deflated_cg", default=False),
-    "flexible-cg": _system("systems:flexible_cg", default=False),
-    "incomplete-lu-gmres": _system("systems:incomplete_lu_gmres"),
-    "lineax-cg": _system("peers:lineax_cg", "peer"),
-    "lineax-gmres": _system("peers:lineax_gmres", "peer"),
-    "lineax-bicgstab": _system("peers:lineax_bicgstab", "peer"),
-    "lineax-lu": _system("peers:lineax_lu", "peer"),
-    "scipy-cg": _system("peers:scipy_cg", "peer"),
-    "scipy-gmres": _system("peers:scipy_gmres", "peer", default=False),
-    "scipy-bicgstab": _system("peers:scipy_bicgstab", "peer"),
-    "scipy-splu": _system("peers:scipy_splu", "peer"),
-    "pyamg-ruge-stuben": _system("pyamg_peers:ruge_stuben", "peer"),
-    "pyamg-smoothed-aggregation": _system("pyamg_peers:smoothed_aggregation", "peer"),
-}
+METHODS.update(
+    {
+        "conjugate-gradient": _system("systems:conjugate_gradient"),
+        "jacobi-cg": _system("systems:jacobi_cg", default=False),
+        "ssor-cg": _system("systems:ssor_cg"),
+        "incomplete-cholesky-cg": _system("systems:incomplete_cholesky_cg"),
+        "multigrid-cg": _system("systems:multigrid_cg"),
+        "deflated-cg": _system("systems:deflated_cg", default=False),
+        "flexible-cg": _system("systems:flexible_cg", default=False),
+        "incomplete-lu-gmres": _system("systems:incomplete_lu_gmres"),
+        "lineax-cg": _system("peers:lineax_cg", "peer"),
+        "lineax-gmres": _system("peers:lineax_gmres", "peer"),
+        "lineax-bicgstab": _system("peers:lineax_bicgstab", "peer"),
+        "lineax-lu": _system("peers:lineax_lu", "peer"),
+        "scipy-cg": _system("peers:scipy_cg", "peer"),
+        "scipy-gmres": _system("peers:scipy_gmres", "peer", default=False),
+        "scipy-bicgstab": _system("peers:scipy_bicgstab", "peer"),
+        "scipy-splu": _system("peers:scipy_splu", "peer"),
+        "pyamg-ruge-stuben": _system("pyamg_peers:ruge_stuben", "peer"),
+        "pyamg-smoothed-aggregation": _system("pyamg_peers:smoothed_aggregation", "peer"),
+    }
+)
 
 # What a system must be for a method to run unasked: symmetric positive definite, not so, on a
 # structured grid, small enough for a dense matrix.
@@ -131,21 +135,23 @@ def _graph(target: str, paper: str | None = None, source: str = "peer") -> Metho
     return Method(f"nearly.linear.graph_peers:{target}", "graph-solvers", paper, source, True)
 
 
-METHODS |= {
-    "deep-conjugate-direction": Method(
-        "nearly.linear.learned_direction:deep_conjugate_direction",
-        "linear-systems",
-        "deep-conjugate-direction",
-    ),
-    "tsallis-sor": _tuned("tsallis_sor", default=False),
-    "tsallis-ssor-cg": _tuned("tsallis_ssor_cg"),
-    "binned-sor": _tuned("binned_sor", default=False),
-    "binned-ssor-cg": _tuned("binned_ssor_cg", default=False),
-    "chebyshev-sor": _tuned("chebyshev_sor", default=False),
-    "chebyshev-ssor-cg": _tuned("chebyshev_ssor_cg"),
-    "convergent-graph": _graph("convergent", "convergent-graph-solvers", "ours"),
-    "encoded-graph": _graph("EncodedGraph"),
-    "unrolled-graph": _graph("UnrolledGraph"),
-}
+METHODS.update(
+    {
+        "deep-conjugate-direction": Method(
+            "nearly.linear.learned_direction:deep_conjugate_direction",
+            "linear-systems",
+            "deep-conjugate-direction",
+        ),
+        "tsallis-sor": _tuned("tsallis_sor", default=False),
+        "tsallis-ssor-cg": _tuned("tsallis_ssor_cg"),
+        "binned-sor": _tuned("binned_sor", default=False),
+        "binned-ssor-cg": _tuned("binned_ssor_cg", default=False),
+        "chebyshev-sor": _tuned("chebyshev_sor", default=False),
+        "chebyshev-ssor-cg": _tuned("chebyshev_ssor_cg"),
+        "convergent-graph": _graph("convergent", "convergent-graph-solvers", "ours"),
+        "encoded-graph": _graph("EncodedGraph"),
+        "unrolled-graph": _graph("UnrolledGraph"),
+    }
+)
 
 __getattr__, __all__ = attach(__name__, {})

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import singledispatch
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Array, Float
 
-from nearly.linear.operators.stencil import StencilOperator, diagonal_on_grid, opposite
+from nearly.core.errors import InputError
+from nearly.linear.levels import LevelSolve
+from nearly.linear.operators import SparseOperator, StencilOperator, as_scipy
+from nearly.linear.operators.sparse import stencil_fields
+from nearly.linear.operators.stencil import diagonal_on_grid, opposite
 from nearly.linear.wavefront import WavefrontSolve
 
 Scalar = Float[Array, ""] | float
@@ -49,6 +56,48 @@ def _dense_sweep(operator: lx.AbstractLinearOperator, omega: Scalar, *, lower: b
     matrix = operator.as_matrix()
     strict = jnp.tril(matrix, -1) if lower else jnp.triu(matrix, 1)
     return DenseSweep(strict + jnp.diag(jnp.diagonal(matrix) / omega), lower)
+
+
+def concrete(operator: lx.AbstractLinearOperator) -> sp.csr_array:
+    """The operator's matrix on the host; `InputError` under a transformation."""
+    try:
+        return as_scipy(operator)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        raise InputError(
+            "this preconditioner is set up on the host: make it outside of jit, grad and vmap and "
+            "pass it as options={'preconditioner': make(operator)}"
+        ) from None
+
+
+@sweep.register
+def _(operator: SparseOperator, omega: Scalar) -> Sweep:
+    strict = sp.csr_array(sp.tril(concrete(operator), -1, format="csr"))
+    return LevelSolve(strict, lx.diagonal(operator) / omega)
+
+
+@reverse_sweep.register
+def _(operator: SparseOperator, omega: Scalar) -> Sweep:
+    strict = sp.csr_array(sp.triu(concrete(operator), 1, format="csr"))
+    return LevelSolve(strict, lx.diagonal(operator) / omega)
+
+
+@singledispatch
+def substitution(like: lx.AbstractLinearOperator, triangle: sp.csr_array) -> Sweep:
+    """`r -> T^-1 r` for a sparse triangle T on the host, between arrays like the operator's."""
+    structure: Any = like.in_structure()
+    strict = sp.csr_array(triangle - sp.diags_array(triangle.diagonal()))
+    strict.eliminate_zeros()
+    return LevelSolve(strict, jnp.asarray(triangle.diagonal(), structure.dtype))
+
+
+@substitution.register
+def _(like: StencilOperator, triangle: sp.csr_array) -> Sweep:
+    # A triangle with the pattern of a stencil is a stencil: wavefronts are faster than levels.
+    fields = stencil_fields(triangle, like.offsets, like.shape)
+    coefficients = jnp.asarray(fields, like.coefficients.dtype)
+    stencil = StencilOperator(coefficients, like.offsets, like.shape)
+    lower = not np.any(sp.coo_array(triangle).col > sp.coo_array(triangle).row)
+    return (sweep if lower else reverse_sweep)(stencil, 1.0)
 
 
 @sweep.register

@@ -17,8 +17,8 @@ from nearly.core.errors import InputError
 from nearly.linear.operators.callable import Transposed
 from nearly.linear.operators.counted import CountedOperator
 from nearly.linear.operators.registration import Tags, dense, register, tags_of
-from nearly.linear.operators.stencil import StencilOperator
-from nearly.linear.operators.storage import Storage, shape_of, stored, sum_of
+from nearly.linear.operators.stencil import Offset, StencilOperator
+from nearly.linear.operators.storage import Storage, shape_of, stored, sum_of, sum_of_diagonals
 
 
 class SparseOperator(lx.AbstractLinearOperator):
@@ -107,6 +107,11 @@ register(SparseOperator)
 register(TransposedOperator)
 
 
+@lx.diagonal.register(SparseOperator)
+def _(operator: SparseOperator) -> Float[Array, " size"]:
+    return sum_of_diagonals(operator.parts, min(operator.shape))
+
+
 def as_rows(matrix: Any) -> sp.csr_array:
     """A matrix as compressed rows in float64, entries sorted and added up.
 
@@ -156,24 +161,56 @@ def _(operator: SparseOperator) -> sp.csr_array:
 @as_scipy.register
 def _(operator: StencilOperator) -> sp.csr_array:
     shape, size = operator.shape, len(operator)
-    free = np.ones(shape, bool) if operator.mask is None else np.asarray(operator.mask)
-    points = np.indices(shape).reshape(len(shape), -1)
-    rows, columns, values = [], [], []
+    free = np.ones(size, bool) if operator.mask is None else np.ravel(np.asarray(operator.mask))
+    rows, columns = [np.flatnonzero(~free)], [np.flatnonzero(~free)]
+    values = [np.ones(rows[0].size)]
     for coefficient, offset in zip(operator.coefficients, operator.offsets, strict=True):
-        there = points + np.array(offset)[:, None]
-        inside = np.all((there >= 0) & (there < np.array(shape)[:, None]), axis=0)
-        here, there = points[:, inside], there[:, inside]
-        both = free[tuple(here)] & free[tuple(there)]
-        value = np.broadcast_to(np.asarray(coefficient, np.float64), shape)
-        rows.append(np.ravel_multi_index(here[:, both], shape))
-        columns.append(np.ravel_multi_index(there[:, both], shape))
-        values.append(value[tuple(here[:, both])])
-    blocked = np.flatnonzero(~free)
-    rows.append(blocked)
-    columns.append(blocked)
-    values.append(np.ones(blocked.size))
+        here = np.flatnonzero(has_neighbour(offset, shape) & free)
+        there = here + steps(offset, shape)
+        both = free[there]
+        field = np.broadcast_to(np.asarray(coefficient, np.float64), shape).ravel()
+        rows.append(here[both])
+        columns.append(there[both])
+        values.append(field[here[both]])
     triple = (np.concatenate(each) for each in (rows, columns, values))
     return _without_zeros(*triple, shape=(size, size))
+
+
+def stencil_fields(
+    matrix: sp.csr_array, offsets: tuple[Offset, ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    """The entries of a matrix on a grid that couple each point to its neighbours.
+
+    **Returns:** shape (offsets, *grid), zero where a neighbour lies outside.
+    """
+    fields = np.zeros((len(offsets), len(has_neighbour((0,) * len(shape), shape))))
+    for field, offset in zip(fields, offsets, strict=True):
+        distance = steps(offset, shape)
+        if abs(distance) < field.size:
+            line = matrix.diagonal(distance)
+            begin = max(-distance, 0)
+            field[begin : begin + line.size] = line
+        field[~has_neighbour(offset, shape)] = 0
+    return fields.reshape(len(offsets), *shape)
+
+
+def has_neighbour(offset: Offset, shape: tuple[int, ...]) -> np.ndarray:
+    """For each point, the last index fastest, whether its neighbour lies on the grid."""
+    inside = np.ones(shape, bool)
+    for axis, (step, n) in enumerate(zip(offset, shape, strict=True)):
+        place = np.arange(n) + step
+        lines = [1] * len(shape)
+        lines[axis] = n
+        inside &= ((place >= 0) & (place < n)).reshape(lines)
+    return inside.ravel()
+
+
+def steps(offset: Offset, shape: tuple[int, ...]) -> int:
+    """How many places further a neighbour is, the last index fastest."""
+    distance = 0
+    for step, n in zip(offset, shape, strict=True):
+        distance = distance * n + step
+    return distance
 
 
 def _without_zeros(

@@ -35,6 +35,11 @@ class Diagonals(eqx.Module):
             )
         return total
 
+    def diagonal(self, size: int) -> Float[Array, " size"]:
+        if 0 not in self.offsets:
+            return jnp.zeros((size,), self.values.dtype)
+        return self.values[self.offsets.index(0), :size]
+
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, columns and values on the host."""
         values = np.asarray(self.values)
@@ -57,6 +62,10 @@ class Slots(eqx.Module):
             total = total + values * x.at[places].get(mode="promise_in_bounds")
         return total
 
+    def diagonal(self, size: int) -> Float[Array, " size"]:
+        own = self.places == jnp.arange(self.values.shape[1])
+        return jnp.sum(jnp.where(own, self.values, 0), axis=0)[:size]
+
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values = np.asarray(self.values)
         rows = np.tile(np.arange(values.shape[1]), len(values))
@@ -71,6 +80,10 @@ class Rows(eqx.Module):
 
     def mv(self, x: Float[Array, " columns"]) -> Float[Array, " rows"]:
         return jnp.sum(self.values * x.at[self.places].get(mode="promise_in_bounds"), axis=1)
+
+    def diagonal(self, size: int) -> Float[Array, " size"]:
+        own = self.places == jnp.arange(self.values.shape[0])[:, None]
+        return jnp.sum(jnp.where(own, self.values, 0), axis=1)[:size]
 
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values = np.asarray(self.values)
@@ -93,6 +106,10 @@ class Remainder(eqx.Module):
             self.count,
             indices_are_sorted=True,
         )
+
+    def diagonal(self, size: int) -> Float[Array, " size"]:
+        own = jnp.where(self.rows == self.places, self.values, 0)
+        return jax.ops.segment_sum(own, self.rows, self.count, indices_are_sorted=True)[:size]
 
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return np.asarray(self.rows), np.asarray(self.places), np.asarray(self.values)
@@ -163,6 +180,12 @@ def _diagonals(held: sp.coo_array, offsets: np.ndarray, dtype: Any) -> Diagonals
 def sum_of(parts: tuple[Storage, ...], x: Array) -> Array:
     """The product with the matrix that the parts add up to."""
     first, *others = (part.mv(x) for part in parts)
+    return sum(others, first)
+
+
+def sum_of_diagonals(parts: tuple[Storage, ...], size: int) -> Array:
+    """The diagonal of the matrix that the parts add up to."""
+    first, *others = (part.diagonal(size) for part in parts)
     return sum(others, first)
 
 
