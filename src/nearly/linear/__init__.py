@@ -154,4 +154,41 @@ METHODS.update(
     }
 )
 
-__getattr__, __all__ = attach(__name__, {})
+
+def _polynomial(target: str, paper: str | None) -> Method:
+    source = "ours" if paper else "peer"
+    where = f"nearly.linear.polynomial:{target}"
+    return Method(where, "linear-systems", paper, source, default=False)
+
+
+METHODS.update(
+    {
+        "symmetric-polynomial-cg": _polynomial(
+            "symmetric_polynomial_cg", "polynomial-preconditioning"
+        ),
+        "chebyshev-polynomial-cg": _polynomial("chebyshev_cg", None),
+    }
+)
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "EighRoot": "nearly.linear.matrix_functions:EighRoot",
+        "KrylovGradientDescent": "nearly.linear.preconditioned_descent:KrylovGradientDescent",
+        "LeastSquares": "nearly.linear.problems.least_squares:LeastSquares",
+        "MatrixFunction": "nearly.linear.problems.matrix_function:MatrixFunction",
+        "NewtonRoot": "nearly.linear.matrix_functions:NewtonRoot",
+        "NewtonSchulzRoot": "nearly.linear.matrix_functions:NewtonSchulzRoot",
+        "PadeRoot": "nearly.linear.matrix_functions:PadeRoot",
+        "PreconditionedFastGradient": (
+            "nearly.linear.preconditioned_descent:PreconditionedFastGradient"
+        ),
+        "PreconditionedGradientDescent": (
+            "nearly.linear.preconditioned_descent:PreconditionedGradientDescent"
+        ),
+        "SketchAndSolve": "nearly.linear.sketched_regression:SketchAndSolve",
+        "SketchPreconditioned": "nearly.linear.sketched_regression:SketchPreconditioned",
+        "TaylorRoot": "nearly.linear.matrix_functions:TaylorRoot",
+        "symmetric_polynomial": "nearly.linear.polynomial:symmetric_polynomial",
+    },
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nearly.core.errors import InputError
+from nearly.linear.operators.registration import register
 
 Draw = Callable[..., "AbstractSketch"]  # (key, rows, size, dtype) -> a sketch
 
@@ -57,6 +58,7 @@ class AbstractSketch(lx.AbstractLinearOperator):
     rows: eqx.AbstractVar[int]
     size: eqx.AbstractVar[int]
     dtype: eqx.AbstractVar[str]
+    tags: ClassVar[frozenset[object]] = frozenset()
 
     @abstractmethod
     def matmat(self, matrix: Float[Array, "size k"]) -> Float[Array, "rows k"]:
@@ -78,24 +80,7 @@ class AbstractSketch(lx.AbstractLinearOperator):
         return jax.ShapeDtypeStruct((self.rows,), jnp.dtype(self.dtype))
 
 
-for _property in (
-    lx.is_symmetric,
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_positive_semidefinite,
-    lx.is_negative_semidefinite,
-    lx.has_unit_diagonal,
-):
-    _property.register(AbstractSketch)(lambda operator: False)
-for _same in (lx.linearise, lx.conj):
-    _same.register(AbstractSketch)(lambda operator: operator)
-
-
-@lx.materialise.register(AbstractSketch)
-def _(operator: AbstractSketch) -> lx.MatrixLinearOperator:
-    return lx.MatrixLinearOperator(operator.as_matrix())
+register(AbstractSketch)
 
 
 class HadamardSketch(AbstractSketch):

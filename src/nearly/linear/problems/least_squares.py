@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from nearly.core.errors import InputError, UnknownName
 from nearly.core.problem import Host, Problem
-from nearly.core.tally import counted
+from nearly.linear.operators import CountedOperator
 
 OVERSAMPLING = (2.0, 4.0, 8.0, 16.0, 32.0)
 INSTANCES = ("gaussian", "spiky", "coherent", "ill-conditioned")
@@ -90,7 +90,7 @@ class LeastSquares(Problem):
     def apply(self, standin: Any, *, key: Any) -> Any:
         if isinstance(standin, Host):
             return standin(np.asarray(self.matrix), np.asarray(self.rhs))
-        operator = CountedMatrix(jnp.asarray(self.matrix))
+        operator = CountedOperator(lx.MatrixLinearOperator(jnp.asarray(self.matrix)), "matvecs")
         return lx.linear_solve(operator, jnp.asarray(self.rhs), standin, throw=False).value
 
     def errors(self, value: Any) -> Mapping[str, float]:
@@ -199,42 +199,3 @@ def _tolerance_holder(method: Any) -> Any:
 
 def _seeded(method: Any, seed: Any) -> Any:
     return eqx.tree_at(lambda m: m.seed, method, seed) if hasattr(method, "seed") else method
-
-
-class CountedMatrix(lx.AbstractLinearOperator):
-    """A matrix whose products, and those of its transpose, are counted as matvecs.
-
-    Reading the matrix is not counted.
-    """
-
-    matrix: jax.Array
-
-    def mv(self, vector: Any) -> Any:
-        return counted(lambda x: self.matrix @ x, "matvecs")(vector)
-
-    def as_matrix(self) -> jax.Array:
-        return self.matrix
-
-    def transpose(self) -> CountedMatrix:
-        return CountedMatrix(self.matrix.T)
-
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.matrix.shape[1:], self.matrix.dtype)
-
-    def out_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.matrix.shape[:1], self.matrix.dtype)
-
-
-for _property in (
-    lx.is_symmetric,
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_positive_semidefinite,
-    lx.is_negative_semidefinite,
-    lx.has_unit_diagonal,
-):
-    _property.register(CountedMatrix)(lambda operator: False)
-for _same in (lx.linearise, lx.materialise, lx.conj):
-    _same.register(CountedMatrix)(lambda operator: operator)
