@@ -1,0 +1,208 @@
+"""Curvature: ours beside the best peer, in seconds.
+
+    python benchmarks/curvature.py [NAME ...]
+
+Ratios are medians of alternating pairs in one process, after compilation, equal threads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+
+from nearly.curvature import influence, inverses, kronecker
+from nearly.curvature.fisher import Window, static, woodbury
+from nearly.curvature.objective import Objective, SquaredError
+from nearly.curvature.operators import gauss_newton
+from nearly.curvature.problems.inverse import exact_influence, pearson
+from nearly.curvature.problems.trained import case
+
+Row = tuple[str, str, str, str]
+PAIRS = 7
+
+
+def seconds(use: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(use())
+    return time.perf_counter() - start
+
+
+def pairs(ours: Callable[[], Any], peer: Callable[[], Any], count: int = PAIRS) -> tuple[str, ...]:
+    """Medians of both, and of their ratio with its quartiles."""
+    for use in (ours, peer):
+        jax.block_until_ready(use())
+    samples = [(seconds(ours), seconds(peer)) for _ in range(count)]
+    ratios = sorted(p / o for o, p in samples)
+    quartiles = f"{ratios[count // 4]:.2f} to {ratios[-1 - count // 4]:.2f}"
+    return (
+        f"{1e3 * statistics.median(o for o, _ in samples):.2f} ms",
+        f"{1e3 * statistics.median(p for _, p in samples):.2f} ms",
+        f"{statistics.median(ratios):.2f} ({quartiles})",
+    )
+
+
+# ------------------------------------------------------------------ M-FAC
+
+
+def mfac() -> Iterator[Row]:
+    """The static algorithm and the ring beside the plain Woodbury identity."""
+    for m, d in ((64, 100_000), (256, 20_000), (256, 100_000)):
+        gradients = jax.random.normal(jax.random.key(0), (m, d), jnp.float32)
+        x = jax.random.normal(jax.random.key(1), (d,), jnp.float32)
+        size = f"m = {m}, d = {d}"
+
+        def product(method: Any) -> Any:
+            return jax.jit(lambda g, v: method(g, v).mv(v))
+
+        def diagonal(method: Any) -> Any:
+            return jax.jit(lambda g, v: method(g, v).diagonal())
+
+        for what, made in (("set-up and product", product), ("set-up and diagonal", diagonal)):
+            ours, peer = made(woodbury), made(static)
+            found = pairs(
+                lambda f=ours, g=gradients, x=x: f(g, x),
+                lambda f=peer, g=gradients, x=x: f(g, x),
+                3,
+            )
+            yield f"Woodbury / static, {what}, {size}", *found
+        step = jax.jit(lambda w, g: w.push(g).solve(g, 1e-5))
+        again = jax.jit(lambda g, v: woodbury(g, v).mv(v))
+        window = Window(gradients, gradients @ gradients.T, jnp.zeros((), jnp.int32))
+        yield (
+            f"ring, push and solve / Woodbury anew, {size}",
+            *pairs(
+                lambda f=step, w=window, x=x: f(w, x),
+                lambda f=again, g=gradients, x=x: f(g, x),
+                3,
+            ),
+        )
+
+
+# ------------------------------------------------------------------ capture and matvecs
+
+
+def _network(width: int) -> Objective:
+    model = eqx.nn.MLP(64, 10, width, 2, key=jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (256, 64))
+    return Objective.of(model, SquaredError(), inputs, jnp.zeros((256, 10)))
+
+
+def capture() -> Iterator[Row]:
+    """The second moments of per-sample gradients, from captured rows or from the gradients."""
+    for width in (64, 256):
+        objective = _network(width)
+        read = objective.capture()
+
+        @eqx.filter_jit
+        def captured(o: Objective, read: Any = read) -> Any:
+            def one(x: Any, t: Any) -> Any:
+                outputs, pull = read.linearise(o.model, x)
+                return pull(jax.grad(o.loss)(outputs, t))
+
+            rows = jax.vmap(one)(*o.data)
+            return {n: (c.deltas[:, 0] ** 2).T @ c.rows[:, 0] ** 2 for n, c in rows.items()}
+
+        @eqx.filter_jit
+        def gradients(o: Objective) -> Any:
+            return jnp.sum(o.gradients(*o.data) ** 2, axis=0)
+
+        yield (
+            f"squared gradients of 256 samples, 64-{width}-{width}-10: capture / vmap of grad",
+            *pairs(lambda: captured(objective), lambda: gradients(objective)),  # noqa: B023
+        )
+
+
+def matvec() -> Iterator[Row]:
+    """A Gauss-Newton product beside one composed of lineax's Jacobian operators."""
+    for width in (64, 256):
+        objective = _network(width)
+        vector = jax.tree.map(jnp.ones_like, objective.parameters)
+
+        @eqx.filter_jit
+        def ours(o: Objective, v: Any) -> Any:
+            return gauss_newton(o).mv(v)
+
+        @eqx.filter_jit
+        def composed(o: Objective, v: Any) -> Any:
+            jacobian = lx.JacobianLinearOperator(
+                lambda p, _: jax.vmap(o.output, (None, 0))(p, o.inputs), o.parameters
+            )
+            return jacobian.T.mv(jacobian.mv(v))  # the squared error's Hessian is the identity
+
+        yield (
+            f"Gauss-Newton product, 64-{width}-{width}-10, 256 samples: ours / lineax J^T J",
+            *pairs(lambda: ours(objective, vector), lambda: composed(objective, vector)),  # noqa: B023
+        )
+
+
+# ------------------------------------------------------------------ influence
+
+
+def ekfac() -> Iterator[Row]:
+    """EK-FAC influence on digits beside conjugate gradients on the exact matrix."""
+    with jax.enable_x64(True):
+        found = case("digits", None, 0)
+        key = jax.random.key(0)
+        truth = exact_influence(found)
+        ready = inverses.influence_ekfac(found.objective, found.damping, 8, key=key)
+        ours = pearson(jax.device_get(ready(found.objective, found.queries)), truth)
+        steps = 1
+        while steps < 64:
+            exact = inverses.influence_conjugate_gradients(
+                found.objective, found.damping, steps, key=key
+            )
+            theirs = pearson(jax.device_get(exact(found.objective, found.queries)), truth)
+            if theirs >= ours:
+                break
+            steps *= 2
+        yield (
+            f"20 products: EK-FAC (Pearson {ours:.2f}) / CG of {steps} steps ({theirs:.2f})",
+            *pairs(
+                lambda: influence.precondition(ready.inverse, found.queries),
+                lambda: influence.precondition(exact.inverse, found.queries),
+            ),
+        )
+        yield (
+            "set-up of EK-FAC, one pass each, / of K-FAC",
+            *pairs(
+                lambda: kronecker.ekfac(found.objective, key=key).blocks,
+                lambda: kronecker.kfac(found.objective, key=key).blocks,
+            ),
+        )
+    missing = [n for n in ("torch", "kronfluence") if importlib.util.find_spec(n) is None]
+    reason = (
+        f"{' and '.join(missing)} not installed" if missing else "no torch model is written here"
+    )
+    yield "EK-FAC / kronfluence on the same digits net", "", "not run", reason
+
+
+BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
+    "m-fac": mfac,
+    "capture": capture,
+    "matvec": matvec,
+    "ekfac": ekfac,
+}
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise SystemExit(f"no benchmark {unknown[0]!r}: there are {', '.join(BENCHMARKS)}")
+    print("| what: ours / peer | ours | peer | peer's seconds over ours |\n|---|---|---|---|")
+    for name in names:
+        for row in BENCHMARKS[name]():
+            print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
