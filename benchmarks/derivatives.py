@@ -10,12 +10,14 @@ XLA counts in the compiled program.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import equinox as eqx
 import folx
 import jax
 import jax.numpy as jnp
@@ -273,12 +275,98 @@ def quantised_training() -> list[Row]:
     return alternating(rivals, (weights, inputs, targets), "straight-through")
 
 
+# ---- implicit derivatives and inverses
+
+
+def sensitivities() -> list[Row]:
+    """The Jacobian of 500 steps of a ridge regression in its 20 penalties, float64, with errors.
+
+    Forward and reverse mode; the error is relative to the Jacobian of the limit.
+    """
+    from nearly.derivatives import sensitivity_methods as methods
+    from nearly.derivatives.problems.sensitivity import Sensitivity
+
+    rivals = {
+        "implicit": methods.implicit,
+        "unrolled": methods.unrolled,
+        "unrolled, checkpointed": methods.unrolled_checkpointed,
+        "lax.custom_root": methods.lax_custom_root,
+        "optimistix ImplicitAdjoint": methods.optimistix_implicit,
+    }
+    rows: list[Row] = [{"mode": "reverse", "method": "jaxopt", "Mflop": "not run: not installed"}]
+    if importlib.util.find_spec("jaxopt"):
+        rivals["jaxopt"], rows = methods.jaxopt_fixed_point, []
+    with jax.enable_x64(True):
+        for mode in ("reverse", "forward"):
+            problem = Sensitivity("ridge", mode)
+            able = {n: m for n, m in rivals.items() if mode == "reverse" or n != "jaxopt"}
+            runs = {n: _sensitivity(problem, method) for n, method in able.items()}
+            errors = {
+                n: problem.errors(jax.device_get(run(problem.data))) for n, run in runs.items()
+            }
+            rows[:0] = [
+                {"mode": mode, **row, "error": errors[row["method"]]["Jacobian error"]}
+                for row in alternating(runs, (problem.data,), "implicit")
+            ]
+    return rows
+
+
+def _sensitivity(problem: Any, method: Any) -> Callable[[Any], Any]:
+    """One use of a method on the problem, its arrays as inputs of the program."""
+
+    def run(data: Any) -> Any:
+        given = eqx.tree_at(lambda p: p.data, problem, data)
+        return given.apply((method, 500), key=None)
+
+    return jax.jit(run)
+
+
+def inverses() -> list[Row]:
+    """4096 values of the inverse of a mixture of 8 smooth bumps and their gradients, to 1e-8.
+
+    Bisection with 2, 4 and 32 bins (and two Newton steps), and optimistix's bisection under vmap.
+    """
+    import optimistix as optx
+
+    from nearly.derivatives.inverse import invert, multi_bin_bisection
+    from nearly.derivatives.smooth_flow import Bumps, circle_map
+
+    def function(x: Any, raw: Any) -> Any:
+        return circle_map(x, Bumps.free(raw))
+
+    def by_optimistix(y: Any, raw: Any) -> Any:
+        def one(y: Any, raw: Any) -> Any:
+            solver, ends = optx.Bisection(rtol=1e-8, atol=1e-8), {"lower": 0.0, "upper": 1.0}
+            residual: Callable[..., Any] = lambda x, a: function(x, a[0]) - a[1]  # noqa: E731
+            start = jnp.asarray(0.5, y.dtype)
+            return optx.root_find(
+                residual, solver, start, (raw, y), options=ends, throw=False
+            ).value
+
+        return jax.vmap(one)(y, raw)
+
+    def gradient(inverse: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda y, raw: jnp.sum(jnp.sin(inverse(y, raw))), argnums=(0, 1))
+
+    rivals = {
+        f"{bins} bins": gradient(invert(function, multi_bin_bisection(0.0, 1.0, bins=bins)))
+        for bins in (4, 2, 32)
+    }
+    with jax.enable_x64(True):
+        y = jax.random.uniform(jax.random.key(0), (4096,), jnp.float64)
+        raw = jax.random.normal(jax.random.key(1), (4096, 4, 8), jnp.float64)
+        rivals["optimistix.Bisection"] = gradient(by_optimistix)
+        return alternating(rivals, (y, raw), "4 bins")
+
+
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "taylor_modes": taylor_modes,
     "laplacians": laplacians,
     "coverage": coverage,
     "categorical_choices": categorical_choices,
     "quantised_training": quantised_training,
+    "sensitivities": sensitivities,
+    "inverses": inverses,
 }
 
 

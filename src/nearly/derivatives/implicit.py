@@ -303,8 +303,6 @@ def _(primals: Any, tangents: Any) -> tuple[PyTree, PyTree]:
     root = _at_root(x, system)
     if not jax.tree.leaves(moving):
         return root, jax.tree.map(jnp.zeros_like, root)
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(root)]
-    root = eqx.error_if(root, ~jnp.all(jnp.stack(finite)), _NOT_FINITE)
 
     def residual(varied: PyTree) -> PyTree:
         return eqx.combine(varied, constant).residual(root)
@@ -318,6 +316,7 @@ def _solve_linearised(system: _System, root: PyTree, right: PyTree) -> PyTree:
     flat, unflatten = ravel_pytree(root)
     if system.solve is None and flat.size <= DENSE:
         return unflatten(_solve_dense(system, flat, unflatten, ravel_pytree(right)[0]))
+    root = eqx.error_if(root, ~jnp.all(jnp.isfinite(flat)), _NOT_FINITE)
     operator = lx.JacobianLinearOperator(
         lambda x, system: system.residual(x), root, system, tags=system.tags
     )
@@ -333,7 +332,10 @@ def _solve_dense(
     operator = lx.MatrixLinearOperator(matrix, system.tags)
     factors = jax.lax.stop_gradient(solver.init(operator, {}))
     singular = _is_singular(jax.lax.stop_gradient(matrix), solver, factors)
-    factors = eqx.error_if(factors, singular, _SINGULAR)
+    # One check for both causes: each costs a callback in the compiled program.
+    cause = jnp.where(jnp.all(jnp.isfinite(flat)), 0, 1)
+    failed = singular | (cause == 1)
+    factors = eqx.branched_error_if(factors, failed, cause, [_SINGULAR, _NOT_FINITE])
     return lx.linear_solve(operator, right, solver, state=factors).value
 
 

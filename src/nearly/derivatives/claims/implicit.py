@@ -169,7 +169,7 @@ def jacobian_precision() -> float:
         100.0,
         "Section 4.4: unrolling FIRE does not converge, for its discontinuities, while the "
         "implicit derivative is as precise as the iterate",
-        scaled="weak tethers so that the minimum is isolated",
+        scaled="weak tethers so that the minimum is isolated, started in its basin",
     ),
 )
 def fire() -> list[float]:
@@ -181,7 +181,9 @@ def _fire_ratio(seed: int) -> float:
     packing, (x, jacobian) = instance("sphere-packing", seed), truth("sphere-packing", seed)
     assert isinstance(packing, Packing)
     theta, tangent = jnp.asarray(packing.theta), jnp.ones(1)
-    minimise = jax.jit(lambda theta: _fire(packing, theta, 3000))
+    # From within the basin: elsewhere FIRE may find another of the many minima.
+    start = _descended(packing, 2000)
+    minimise = jax.jit(lambda theta: _fire(packing, start, theta, 3000))
     solved = custom_fixed_point(packing.step)(lambda _, theta: minimise(theta))
     found, implicit = jax.jvp(lambda t: solved(None, t), (theta,), (tangent,))
     _, unrolled = jax.jvp(minimise, (theta,), (tangent,))
@@ -192,7 +194,13 @@ def _fire_ratio(seed: int) -> float:
     return float(errors[0] / errors[1])
 
 
-def _fire(packing: Packing, theta: Any, steps: int) -> Any:
+def _descended(packing: Packing, steps: int) -> Any:
+    theta, start = jnp.asarray(packing.theta), jnp.asarray(packing.start)
+    step = jax.jit(lambda x: jax.lax.fori_loop(0, steps, lambda _, x: packing.step(x, theta), x))
+    return step(start)
+
+
+def _fire(packing: Packing, start: Any, theta: Any, steps: int) -> Any:
     """Fast inertial relaxation (Bitzek et al. 2006), with the constants of that paper."""
     force = jax.grad(lambda x: -packing.energy(x, theta))
     longest = 0.4
@@ -212,7 +220,6 @@ def _fire(packing: Packing, theta: Any, steps: int) -> Any:
         v = jnp.where(uphill, 0.0, v)
         return x + dt * v, v, dt, mixing, since
 
-    start = jnp.asarray(packing.start)
     state = (start, jnp.zeros_like(start), jnp.asarray(0.1), jnp.asarray(0.1), 0)
     return jax.lax.fori_loop(0, steps, step, state)[0]
 

@@ -21,7 +21,7 @@ from nearly.derivatives import conditions, projections
 
 Solution = tuple[np.ndarray, np.ndarray]
 PENALTIES = (0.01, 0.1)
-TETHER = 0.1
+TETHER = 0.2
 
 
 class Case(eqx.Module):
