@@ -37,39 +37,53 @@ from jaxtyping import Array, Float
 from nearly.core.errors import InputError
 
 Logits = Float[Array, "*batch classes"]
-Terms = Float[Array, "terms *batch classes"]
+Terms = tuple[tuple[float | Array, Float[Array, "draws *batch classes"]], ...]
 
 
 @jax.custom_jvp
-def _choice(one_hot: Logits, logits: Logits, weights: Float[Array, " terms"], q: Terms) -> Logits:
+def _choice(one_hot: Logits, logits: Logits, terms: Terms) -> Logits:
+    """`one_hot`, moving with the logits by the terms (w, q); q's first axis is averaged over."""
     return one_hot
 
 
 @_choice.defjvp
 def _choice_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    one_hot, _, weights, q = primals
-    moved = q * (tangents[1] - jnp.sum(q * tangents[1], -1, keepdims=True))
-    return one_hot, jnp.tensordot(weights, moved, 1)
+    one_hot, _, terms = primals
+    d = tangents[1]
+    moved = [w * jnp.mean(q * (d - jnp.sum(q * d, -1, keepdims=True)), 0) for w, q in terms]
+    return one_hot, sum(moved[1:], moved[0])
 
 
 def sample(logits: Logits, key: Any) -> Logits:
     """One-hot draws from softmax(logits) along the last axis; no gradient."""
-    classes = logits.shape[-1]
-    return jax.nn.one_hot(jax.random.categorical(key, logits), classes, dtype=logits.dtype)
+    logits = jax.lax.stop_gradient(logits)
+    return _largest(logits + jax.random.gumbel(key, logits.shape, logits.dtype))
+
+
+def _largest(noisy: Logits) -> Logits:
+    """One-hot of the first largest entry.
+
+    Not by `argmax`: XLA on the CPU fuses whatever made its argument into the reduction, number by
+    number, which takes the drawing of Gumbels twice as long.
+    """
+    classes = noisy.shape[-1]
+    places = jax.lax.broadcasted_iota(jnp.int32, noisy.shape, noisy.ndim - 1)
+    is_largest = noisy == jnp.max(noisy, -1, keepdims=True)
+    first = jnp.min(jnp.where(is_largest, places, classes), -1, keepdims=True)
+    return (places == first).astype(noisy.dtype)
 
 
 def straight_through_choice(one_hot: Logits, logits: Logits, tau: float = 1.0) -> Logits:
     """A given draw with the straight-through gradient; see `straight_through`."""
     _check(tau, 0.0)
-    return _choice(one_hot, logits, _ones(logits, 1) / tau, _softmax(logits, tau)[None])
+    return _choice(one_hot, logits, ((1 / tau, _softmax(logits, tau)[None]),))
 
 
 def reinmax_choice(one_hot: Logits, logits: Logits, tau: float = 1.0) -> Logits:
     """A given draw with ReinMax's gradient; see `reinmax`."""
     _check(tau, 1.0)
     heun = (_softmax(logits, tau) + one_hot) / 2
-    weights = jnp.array([2.0, -0.5], logits.dtype)
-    return _choice(one_hot, logits, weights, jnp.stack([heun, _softmax(logits)]))
+    return _choice(one_hot, logits, ((2.0, heun[None]), (-0.5, _softmax(logits)[None])))
 
 
 def straight_through(logits: Logits, key: Any, tau: float = 1.0) -> tuple[Logits, Logits]:
@@ -105,9 +119,9 @@ def gumbel_straight_through(logits: Logits, key: Any, tau: float = 0.5) -> tuple
     Arguments, returns, raises and cost as `straight_through`.
     """
     _check(tau, 0.0)
-    noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype)
-    one_hot = jax.nn.one_hot(jnp.argmax(noisy, -1), logits.shape[-1], dtype=logits.dtype)
-    choice = _choice(one_hot, logits, _ones(logits, 1) / tau, _softmax(noisy, tau)[None])
+    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
+    noisy = jax.lax.stop_gradient(logits) + noise
+    choice = _choice(_largest(noisy), logits, ((1 / tau, _softmax(noisy, tau)[None]),))
     return choice, jax.nn.softmax(logits)
 
 
@@ -127,29 +141,28 @@ def gumbel_rao(
     choice_key, noise_key = jax.random.split(key)
     one_hot = sample(logits, choice_key)
     noisy = _gumbels_given(one_hot, logits, noise_key, samples)
-    weights = _ones(logits, samples) / (tau * samples)
-    return _choice(one_hot, logits, weights, _softmax(noisy, tau)), jax.nn.softmax(logits)
+    choice = _choice(one_hot, logits, ((1 / tau, _softmax(noisy, tau)),))
+    return choice, jax.nn.softmax(logits)
 
 
-def _gumbels_given(one_hot: Logits, logits: Logits, key: Any, samples: int) -> Terms:
-    """Perturbed logits, drawn given which of them is the largest.
+def _gumbels_given(
+    one_hot: Logits, logits: Logits, key: Any, samples: int
+) -> Float[Array, "draws *batch classes"]:
+    """Logits plus noise less log Z, the noise drawn given where the largest sum is.
 
-    The largest, log Z - log E, is independent of which it is; the others are Gumbels cut off
-    there: -log(E_j / exp(logit_j) + E / Z), all E standard exponentials.
+    The largest, -log E, is independent of where it is; the others are Gumbels cut off there:
+    -log(E_j / p_j + E), all E standard exponentials.
     """
     draws = jax.random.exponential(key, (samples, *logits.shape), logits.dtype)
-    shifted = logits - jax.nn.logsumexp(logits, -1, keepdims=True)  # so that Z is 1
+    draws = jnp.maximum(draws, jnp.finfo(draws.dtype).tiny)  # a zero has no logarithm
+    p = jax.lax.stop_gradient(jax.nn.softmax(logits))
     top = jnp.sum(one_hot * draws, -1, keepdims=True)
-    others = -jnp.log(draws * jnp.exp(-shifted) + top)
-    return jnp.where(one_hot > 0, -jnp.log(top), others)
+    others = jnp.where(p > 0, draws / p, jnp.inf) + top
+    return -jnp.log(jnp.where(one_hot > 0, top, others))
 
 
 def _softmax(logits: Any, tau: float = 1.0) -> Any:
     return jax.lax.stop_gradient(jax.nn.softmax(logits / tau))
-
-
-def _ones(logits: Logits, count: int) -> Float[Array, " terms"]:
-    return jnp.ones(count, logits.dtype)
 
 
 def _check(tau: Any, least: float) -> None:
