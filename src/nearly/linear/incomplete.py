@@ -5,7 +5,7 @@ The factors are computed on the host, once; they are applied in JAX.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import no_type_check
 
 import equinox as eqx
 import lineax as lx
@@ -97,7 +97,8 @@ class _Both(eqx.Module):
 
 
 @njit(cache=True)
-def _incomplete_cholesky(indptr: Any, indices: Any, data: Any) -> bool:  # pragma: no cover
+@no_type_check
+def _incomplete_cholesky(indptr, indices, data):  # pragma: no cover
     """In place, row by row; False where a pivot is not positive. The diagonal ends each row."""
     for i in range(indptr.size - 1):
         begin, last = indptr[i], indptr[i + 1] - 1
@@ -124,7 +125,8 @@ def _incomplete_cholesky(indptr: Any, indices: Any, data: Any) -> bool:  # pragm
 
 
 @njit(cache=True)
-def _incomplete_lu(indptr: Any, indices: Any, data: Any) -> bool:  # pragma: no cover (compiled)
+@no_type_check
+def _incomplete_lu(indptr, indices, data):  # pragma: no cover (compiled)
     """In place, row by row; False where a pivot is missing or zero."""
     rows = indptr.size - 1
     diagonal = np.full(rows, -1, np.int64)

@@ -7,7 +7,7 @@ are renumbered so that levels lie one after the other, and are cut into chunks o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import equinox as eqx
 import jax
@@ -87,7 +87,8 @@ def _rows_of(matrix: sp.csr_array) -> np.ndarray:
 
 
 @njit(cache=True)
-def _levels(indptr: Any, indices: Any, upper: bool) -> Any:  # pragma: no cover (compiled)
+@no_type_check
+def _levels(indptr, indices, upper):  # pragma: no cover (compiled)
     rows = indptr.size - 1
     levels = np.zeros(rows, np.int64)
     for step in range(rows):

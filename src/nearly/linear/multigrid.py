@@ -21,7 +21,7 @@ from nearly.linear.operators.sparse import stencil_fields
 from nearly.linear.operators.stencil import diagonal_on_grid
 from nearly.linear.triangular import concrete
 
-Grid = Float[Array, "*grid"]
+Grid = Float[Array, "..."]
 COARSEST = 100  # unknowns that are solved for by a dense factor
 
 
