@@ -28,7 +28,20 @@ PROBLEMS: dict[str, Problem] = {
         for kind, factory in (("curvature", "CurvatureSolve"), ("influence", "Influence"))
         for model in ("tanh", "diabetes", "digits")
     },
+    **{
+        f"lipschitz-{activation}": Problem(
+            "nearly.curvature.problems.lipschitz:random_network", {"activation": activation}
+        )
+        for activation in ("relu", "tanh", "gelu")
+    },
+    "hessian-spectrum": Problem("nearly.curvature.problems.spectrum:softmax_regression"),
 }
+
+
+def _bounder(target: str, paper: str | None = None, *, default: bool = True) -> Method:
+    source = "ours" if paper else "peer"
+    return Method(f"nearly.curvature.{target}", "lipschitz-bounds", paper, source, default)
+
 
 METHODS: dict[str, Method] = {
     # approximate inverses of damped curvature
@@ -48,6 +61,22 @@ METHODS: dict[str, Method] = {
     "influence-identity": _influence("influence_identity"),
     "influence-cg": _influence("influence_conjugate_gradients"),
     "influence-lissa": _influence("influence_lissa", default=False),
+    # upper bounds of a local Lipschitz constant
+    "lipschitz-linear": _bounder("problems.lipschitz:linear_propagation", "local-lipschitz"),
+    "lipschitz-branching": _bounder("problems.lipschitz:branch_and_bound", "local-lipschitz"),
+    "lipschitz-recurjac": _bounder("problems.lipschitz:recurjac"),
+    "lipschitz-interval": _bounder("problems.lipschitz:interval_propagation"),
+    "lipschitz-norm-product": _bounder("problems.lipschitz:norm_product"),
+    # the spectrum of an operator
+    "lanczos-quadrature": Method(
+        "nearly.curvature.problems.spectrum:stochastic_lanczos",
+        "spectra",
+        "batch-hessian-learning-rates",
+        default=True,
+    ),
+    "lanczos-quadrature-single-probe": Method(
+        "nearly.curvature.problems.spectrum:single_probe_lanczos", "spectra", default=True
+    ),
 }
 
 __getattr__, __all__ = attach(__name__, {})

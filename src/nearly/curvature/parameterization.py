@@ -141,9 +141,9 @@ def mup_scale(
     )
     labels = jax.tree.map(repr, factors)
     kinds: dict[Any, Any] = {repr(f): optax.scale(f) for f in jax.tree.leaves(factors)}
-    return optax.with_extra_args_support(
-        optax.chain(optimizer, optax.multi_transform(kinds, labels))
-    )
+    # A function, since labels in the shape of a callable model would be called.
+    scales = optax.multi_transform(kinds, lambda _: labels)
+    return optax.with_extra_args_support(optax.chain(optimizer, scales))
 
 
 # ------------------------------------------------------------------ second-order optimizers

@@ -121,16 +121,16 @@ class LinearPropagation(eqx.Module):
             )
 
     def __call__(self, chain: Chain, box: Interval, norm: Norm) -> Float[Array, ""]:
-        return _linear(chain, box, norm, self.slope_steps, self.learning_rate)
+        return operator_norm(_linear(chain, box, self.slope_steps, self.learning_rate), norm)
 
 
 @eqx.filter_jit
-def _linear(chain: Chain, box: Interval, norm: Norm, steps: int, rate: float) -> Float[Array, ""]:
+def _linear(chain: Chain, box: Interval, steps: int, rate: float) -> JacobianBounds:
     pre_activations = pre_activation_bounds(chain, box)
     bounds = jacobian_bounds(chain, pre_activations)
     if steps:
         bounds = _with_better_slopes(chain, box, pre_activations, bounds, steps, rate)
-    return operator_norm(bounds, norm)
+    return bounds
 
 
 def _with_better_slopes(
@@ -191,8 +191,8 @@ def operator_norm(bounds: JacobianBounds, norm: Norm) -> Float[Array, ""]:
     """The largest norm of a Jacobian within bounds.
 
     In "inf" the largest row sum; in "1" the largest sum of a column's entrywise bounds; in "2" the
-    norm of the matrix of entrywise bounds, which no matrix below it exceeds (and which is at most
-    the square root of its 1- times its inf-norm).
+    least of three: the norm of the matrix of entrywise sizes, which no matrix below it exceeds;
+    that of the middles plus that of the radii; the root of the product of the other two norms.
     """
     if norm == "inf":
         return jnp.max(bounds.row_sums)
@@ -201,7 +201,9 @@ def operator_norm(bounds: JacobianBounds, norm: Norm) -> Float[Array, ""]:
     columns = jnp.max(jnp.sum(entries, axis=0)) * grow
     if norm == "1":
         return columns
-    spectral = jnp.linalg.norm(entries, 2) * grow
+    middle, radius = (bounds.lower + bounds.upper) / 2, (bounds.upper - bounds.lower) / 2
+    apart = jnp.linalg.norm(middle, 2) + jnp.linalg.norm(radius, 2)
+    spectral = jnp.minimum(jnp.linalg.norm(entries, 2), apart) * grow
     return jnp.minimum(spectral, jnp.sqrt(columns * jnp.max(bounds.row_sums)) * grow)
 
 
@@ -215,13 +217,13 @@ class RecurJac(eqx.Module):
     """
 
     def __call__(self, chain: Chain, box: Interval, norm: Norm) -> Float[Array, ""]:
-        return _recursive(chain, box, norm)
+        return operator_norm(_recursive(chain, box), norm)
 
 
 @eqx.filter_jit
-def _recursive(chain: Chain, box: Interval, norm: Norm) -> Float[Array, ""]:
+def _recursive(chain: Chain, box: Interval) -> JacobianBounds:
     found = pre_activation_bounds(chain, box)
-    return operator_norm(_by_entries(jacobian_bounds(chain, found, _constants_if_unsure)), norm)
+    return _by_entries(jacobian_bounds(chain, found, _constants_if_unsure))
 
 
 def _constants_if_unsure(gradient: Interval, derivative: Interval) -> Lines:
@@ -243,11 +245,11 @@ class IntervalPropagation(eqx.Module):
     """Interval arithmetic on the backward graph, with CROWN's pre-activation bounds (Fast-Lip)."""
 
     def __call__(self, chain: Chain, box: Interval, norm: Norm) -> Float[Array, ""]:
-        return _interval(chain, box, norm)
+        return operator_norm(_interval(chain, box), norm)
 
 
 @eqx.filter_jit
-def _interval(chain: Chain, box: Interval, norm: Norm) -> Float[Array, ""]:
+def _interval(chain: Chain, box: Interval) -> JacobianBounds:
     ranges = derivative_ranges(chain, pre_activation_bounds(chain, box))
 
     def row(last: Array) -> Interval:
@@ -258,7 +260,7 @@ def _interval(chain: Chain, box: Interval, norm: Norm) -> Float[Array, ""]:
 
     lower, upper = jax.vmap(row)(chain.weights[-1])
     sums = jnp.zeros(chain.outputs, lower.dtype)
-    return operator_norm(_by_entries(JacobianBounds(lower, upper, sums, ())), norm)
+    return _by_entries(JacobianBounds(lower, upper, sums, ()))
 
 
 class NormProduct(eqx.Module):

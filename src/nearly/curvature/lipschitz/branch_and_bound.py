@@ -82,17 +82,17 @@ class BranchAndBound(eqx.Module):
             raise InputError(
                 f"branch and bound knows the norm 'inf', not {norm!r}: pass norm='inf'"
             )
-        return refine(start(chain, box), chain, self).bound
+        return refine(start(chain, box, self), chain, self).bound
 
 
-def start(chain: Chain, box: Interval) -> Branches:
+def start(chain: Chain, box: Interval, settings: BranchAndBound) -> Branches:
     """One branch: the whole box, with nothing assumed."""
     with jax.enable_x64(chain.weights[0].dtype == jnp.float64):
         boxes = Interval(*(np.array(end)[None] for end in box))
         whole = tuple(
             Interval(np.full((1, n), -np.inf), np.full((1, n), np.inf)) for n in chain.widths
         )
-        return _bounded(chain, boxes, whole)
+        return _bounded(chain, boxes, whole, 2 * settings.batch)
 
 
 def refine(found: Branches, chain: Chain, settings: BranchAndBound) -> Branches:
@@ -149,9 +149,7 @@ def _joined(found: Branches, chosen: np.ndarray, children: Branches) -> Branches
     return joined._replace(attained=np.maximum(joined.attained, best))
 
 
-def _bounded(
-    chain: Chain, boxes: Interval, clips: tuple[Interval, ...], batch: int = 1
-) -> Branches:
+def _bounded(chain: Chain, boxes: Interval, clips: tuple[Interval, ...], batch: int) -> Branches:
     """Branches with their bounds, computed as one batch of a fixed size (one compilation)."""
     count = len(boxes.lower)
     rows = np.minimum(np.arange(batch), count - 1)

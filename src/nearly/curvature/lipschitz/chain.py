@@ -75,7 +75,8 @@ def chain_of(model: Any, shape: tuple[int, ...]) -> Chain:
 
     Takes `eqx.nn.MLP`, `nearly.training.architectures.mlp`, and `eqx.nn.Sequential` (nested too) of
     `Linear`, `Conv`, average pooling, `Lambda` of an activation that is known or of `jnp.ravel`,
-    `Identity`, `Dropout` (as in inference); and a `Chain` itself. Convolutions become dense matrices: memory inputs x outputs.
+    `Identity`, `Dropout` (as in inference); and a `Chain` itself. Convolutions become dense
+    matrices: memory inputs x outputs.
 
     Raises `InputError` naming the layer that is no part of a chain, and what to do.
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -38,8 +39,24 @@ def exact_lipschitz(model: Any, lower: Any, upper: Any, *, seconds: float = 60.0
             raise InputError(f"the exact constant is known for relu only, not {names}")
         if not chain.activations:
             return float(np.max(np.sum(np.abs(np.asarray(chain.weights[0])), axis=1)))
-        found = pre_activation_bounds(chain, box)[:-1]
-        return max(_of_output(chain, box, found, o, seconds) for o in range(chain.outputs))
+        known = jax.tree.map(np.asarray, _known(chain, box))
+        weights = [np.asarray(weight) for weight in chain.weights]
+        return max(_of_output(chain, weights, box, known, o, seconds) for o in range(chain.outputs))
+
+
+class _Known(NamedTuple):
+    """What bound propagation knows beforehand: it bounds the program's variables."""
+
+    pre_activations: tuple[Interval, ...]
+    derivatives: list[Interval]
+    jacobian: Interval
+
+
+@eqx.filter_jit
+def _known(chain: Chain, box: Interval) -> _Known:
+    found = pre_activation_bounds(chain, box)[:-1]
+    bounds = jacobian_bounds(chain, found)
+    return _Known(found, derivative_ranges(chain, found), Interval(bounds.lower, bounds.upper))
 
 
 @dataclass
@@ -99,17 +116,16 @@ def _ends(pairs: list[Any]) -> Any:
 
 
 def _of_output(
-    chain: Chain, box: Interval, found: tuple[Interval, ...], output: int, seconds: float
+    chain: Chain,
+    weights: list[np.ndarray],
+    box: Interval,
+    known: _Known,
+    output: int,
+    seconds: float,
 ) -> float:
     program = _Program()
-    weights = [np.asarray(w) for w in chain.weights]
-    gates = _forward(program, chain, weights, box, found)
-    one = Chain(
-        (*chain.weights[:-1], chain.weights[-1][output : output + 1]),
-        (*chain.biases[:-1], chain.biases[-1][output : output + 1]),
-        chain.activations,
-    )
-    return program.maximise(_backward(program, one, weights, found, gates, output), seconds)
+    gates = _forward(program, chain, weights, box, known.pre_activations)
+    return program.maximise(_backward(program, weights, known, gates, output), seconds)
 
 
 def _forward(
@@ -123,7 +139,7 @@ def _forward(
     inputs = program.variables(np.asarray(box.lower), np.asarray(box.upper))
     gates: list[list[int | float]] = []
     for k, bounds in enumerate(found):
-        low, high = np.asarray(bounds.lower), np.asarray(bounds.upper)
+        low, high = bounds
         before = program.variables(low, high)
         for unit, offset in zip(before, np.asarray(chain.biases[k])):
             program.equal(unit, inputs, weights[k][unit - before[0]], float(offset))
@@ -158,19 +174,17 @@ def _rectified(
 
 def _backward(
     program: _Program,
-    one: Chain,
     weights: list[np.ndarray],
-    found: tuple[Interval, ...],
+    known: _Known,
     gates: list[list[int | float]],
     output: int,
 ) -> list[int]:
     """Variables whose sum is the row's sum of absolute values."""
-    last = np.asarray(one.weights[-1])[0]
+    last = weights[-1][output]
     gradient = program.variables(last, last)
     low, high = last, last
-    ranges = derivative_ranges(one, found)
-    for k in reversed(range(len(found))):
-        a, b = (np.asarray(end) for end in ranges[k])
+    for k in reversed(range(len(gates))):
+        a, b = known.derivatives[k]
         corners = np.stack([g * s for g in (low, high) for s in (a, b)])
         products = program.variables(corners.min(axis=0), corners.max(axis=0))
         for v, gate, g, least, most in zip(products, gates[k], gradient, low, high):
@@ -182,8 +196,7 @@ def _backward(
         gradient = program.variables(low, high)
         for column, g in enumerate(gradient):
             program.equal(g, products, weights[k][:, column], 0.0)
-    tight = jacobian_bounds(one, found)
-    return _absolute(program, gradient, np.asarray(tight.lower)[0], np.asarray(tight.upper)[0])
+    return _absolute(program, gradient, known.jacobian.lower[output], known.jacobian.upper[output])
 
 
 def _input_bounds(corners: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
