@@ -28,6 +28,7 @@ PROBLEMS: dict[str, Problem] = {
         case: Problem("nearly.derivatives.problems.estimators:GradientEstimator", {"case": case})
         for case in ("quadratic", "polynomial_programming", "tiny_vae")
     },
+    "taylor_modes": Problem("nearly.derivatives.problems.taylor_modes:TaylorModes"),
     "two_bit_mlp": Problem("nearly.derivatives.problems.estimators:QuantisedGradient"),
 }
 
@@ -54,7 +55,15 @@ def _quantised(name: str, paper: str | None = None) -> Method:
     return Method(target, "quantised-gradients", paper, source, default=True)
 
 
+def _taylor(target: str, paper: str | None = None) -> Method:
+    source = "ours" if paper else "peer"
+    return Method("nearly.derivatives." + target, "taylor-modes", paper, source, default=True)
+
+
 METHODS: dict[str, Method] = {
+    "taylor-mode": _taylor("taylor:directional_derivatives", "higher-order-ad"),
+    "jax-jet": _taylor("taylor_peers:jax_jet"),
+    "nested-jvp": _taylor("taylor_peers:nested_jvp"),
     "reinmax": _choices("reinmax", "reinmax"),
     "straight-through": _choices("straight_through"),
     "gumbel-straight-through": _choices("gumbel_straight_through"),
@@ -87,4 +96,10 @@ METHODS: dict[str, Method] = {
     "hutchinson": _operator("operator_peers:hutchinson", "peer", default=True),
 }
 
-__getattr__, __all__ = attach(__name__, {})
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "directional_derivatives": "nearly.derivatives.taylor:directional_derivatives",
+        "jet": "nearly.derivatives.taylor:jet",
+    },
+)
