@@ -48,6 +48,7 @@ METHODS: dict[str, Method] = {
     "inverse-ekfac": _inverse("ekfac", "ekfac-influence"),
     "inverse-kfac": _inverse("kfac", "ekfac-influence"),
     "inverse-diagonal": _inverse("diagonal"),
+    "inverse-mfac": _inverse("mfac", "m-fac"),
     "inverse-cg": _inverse("conjugate_gradients"),
     "inverse-lissa": _inverse("lissa", default=False),
     "inverse-identity": _inverse("identity", default=False),
@@ -59,8 +60,10 @@ METHODS: dict[str, Method] = {
     "influence-kfac": _influence("influence_kfac", "ekfac-influence"),
     "influence-diagonal": _influence("influence_diagonal"),
     "influence-identity": _influence("influence_identity"),
+    "influence-mfac": _influence("influence_mfac", "m-fac", default=False),
     "influence-cg": _influence("influence_conjugate_gradients"),
     "influence-lissa": _influence("influence_lissa", default=False),
+    "mfac": Method("nearly.curvature.fisher:mfac", "optax", "m-fac"),
     # upper bounds of a local Lipschitz constant
     "lipschitz-linear": _bounder("problems.lipschitz:linear_propagation", "local-lipschitz"),
     "lipschitz-branching": _bounder("problems.lipschitz:branch_and_bound", "local-lipschitz"),

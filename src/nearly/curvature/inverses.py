@@ -16,15 +16,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from nearly.curvature import influence as functions
 from nearly.curvature import kronecker
 from nearly.curvature.capture import Capture
+from nearly.curvature.fisher import woodbury
 from nearly.curvature.objective import Objective
 from nearly.curvature.operators import SymmetricOperator, spread
 
 BATCH = 32  # LiSSA's
+STORED = 1024  # M-FAC's gradients
 
 
 class Inverse(Protocol):
@@ -99,6 +102,52 @@ def lissa(
     return functions.lissa(objective, damping, steps=steps, key=key, batch=BATCH)
 
 
+class Rescaled(SymmetricOperator):
+    """An operator between two multiplications by the same positive diagonal."""
+
+    operator: SymmetricOperator
+    scale: PyTree
+
+    @property
+    def like(self) -> PyTree:
+        return self.scale
+
+    def mv(self, vector: PyTree) -> PyTree:
+        inner = self.operator.mv(jax.tree.map(jnp.multiply, self.scale, vector))
+        return jax.tree.map(jnp.multiply, self.scale, inner)
+
+
+def mfac(
+    objective: Objective, damping: PyTree, passes: int, *, key: PRNGKeyArray
+) -> SymmetricOperator:
+    """M-FAC's inverse of the true Fisher matrix of at most 1024 gradients, labels drawn.
+
+    With a damping D that differs between layers the matrix is D^1/2 (I + D^-1/2 F D^-1/2) D^1/2.
+    """
+    scale = jax.tree.map(lambda d: d**-0.5, damping)
+    flat = ravel_pytree(scale)[0]
+    count = min(passes * objective.samples, STORED)
+    gradients = [
+        _drawn_gradients(objective, min(objective.samples, count - start), k)
+        for start, k in zip(
+            range(0, count, objective.samples), jax.random.split(key, passes), strict=False
+        )
+    ]
+    inverse = woodbury(jnp.concatenate(gradients) * flat, objective.parameters, damping=1.0)
+    return Rescaled(inverse, scale)
+
+
+@eqx.filter_jit
+def _drawn_gradients(
+    objective: Objective, count: int, key: PRNGKeyArray
+) -> Float[Array, "count dimension"]:
+    """The gradients of so many samples, each with a label drawn from the model."""
+    choice, labels = jax.random.split(key)
+    chosen = jax.random.permutation(choice, objective.samples)[:count]
+    part = objective.on(*jax.tree.map(lambda x: x[chosen], objective.data))
+    return objective.gradients(*part.with_sampled_targets(labels).data)
+
+
 # ------------------------------------------------------------------ influence by an inverse
 
 
@@ -140,6 +189,7 @@ def _by(inverse: Any) -> Any:
 
 
 influence_identity = _by(identity)
+influence_mfac = _by(mfac)
 influence_diagonal = _by(diagonal)
 influence_kfac = _by(kfac)
 influence_ekfac = _by(ekfac)
