@@ -18,10 +18,10 @@ def jax_eigh(matrix: Float[Array, "*batch n n"], root: int) -> Float[Array, "*ba
 
 
 def jax_sqrtm(matrix: Float[Array, "*batch n n"], root: int) -> Float[Array, "*batch n n"]:
-    """`jax.scipy.linalg.sqrtm` (Schur, CPU only, not differentiable), of each matrix in turn."""
+    """`jax.scipy.linalg.sqrtm` (Schur, CPU only, not differentiable), batched."""
     if root != 2:
         raise InputError(f"sqrtm takes root 2, not {root}")
-    return jnp.real(jax.lax.map(jax.scipy.linalg.sqrtm, matrix))
+    return jnp.real(jnp.vectorize(jax.scipy.linalg.sqrtm, signature="(n,n)->(n,n)")(matrix))
 
 
 def _scipy_sqrtm(matrices: Float[np.ndarray, "batch n n"], root: int) -> np.ndarray:

@@ -39,7 +39,7 @@ def frobenius_norm(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]
 def spectral_norm(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*batch"]:
     """The largest eigenvalue, from below, by 16 steps of the power method. O(n^2)."""
 
-    def step(_: int, vector: Array) -> Array:
+    def step(_: Any, vector: Array) -> Array:
         image = (matrix @ vector[..., None])[..., 0]
         return image / jnp.linalg.norm(image, axis=-1, keepdims=True)
 

@@ -200,9 +200,18 @@ def _equations(jaxpr: Any, shape: tuple[int, ...], times: float) -> Iterator[tup
         if name in _UNITS and any(v.aval.shape == shape for v in equation.outvars):
             yield _UNITS[name], times
         passes = {"scan": equation.params.get("length", 1), "while": np.nan}.get(name, 1)
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                yield from _equations(getattr(inner, "jaxpr", inner), shape, times * passes)
+        for inner in _inner(equation):
+            yield from _equations(inner, shape, times * passes)
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    """The programs that an equation runs. Of an implicit solve that is the solve, not its rules."""
+    parameters = equation.params
+    if equation.primitive.name == "custom_linear_solve":
+        parameters = {"solve": parameters["jaxprs"].solve}
+    for value in jax.tree.leaves(list(parameters.values()), is_leaf=_is_jaxpr):
+        if _is_jaxpr(value):
+            yield getattr(value, "jaxpr", value)
 
 
 def _is_jaxpr(value: Any) -> bool:
