@@ -59,7 +59,7 @@ def _tags(rows: sp.csr_array) -> tuple[object, ...]:
     """What the matrix is, as lineax's tags; singular ones are refused."""
     rows = sp.csr_array(rows, dtype=np.float64)
     wrong = abs(rows - rows.T)
-    symmetric = wrong.nnz == 0 or wrong.max() <= 1e-14 * abs(rows).max()
+    symmetric = wrong.nnz == 0 or bool(wrong.max() <= 1e-14 * abs(rows).max())
     factor = factor_of(rows, symmetric=symmetric)
     if not symmetric:
         return ()
