@@ -100,6 +100,9 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "directional_derivatives": "nearly.derivatives.taylor:directional_derivatives",
+        "expectations": "nearly.derivatives.expectations",
+        "fogzo": "nearly.derivatives.fogzo",
         "jet": "nearly.derivatives.taylor:jet",
+        "reinmax": "nearly.derivatives.straight_through:reinmax",
     },
 )
