@@ -75,7 +75,7 @@ class MatrixFunction(Problem):
         if not self.differentiate:
             return standin(matrices, self.root), None
         value, pull = jax.vjp(lambda a: standin(a, self.root), matrices)
-        return value, pull(jnp.asarray(self._weights, self.dtype))[0]
+        return value, pull(jnp.asarray(self.weights, self.dtype))[0]
 
     def errors(self, value: Any) -> Mapping[str, float]:
         root, gradient = value
@@ -98,13 +98,13 @@ class MatrixFunction(Problem):
         return float(np.linalg.cond(self.matrices.astype(np.float64)).max() * np.finfo(float).eps)
 
     @property
-    def _weights(self) -> np.ndarray:
+    def weights(self) -> np.ndarray:
         weights = np.random.default_rng(0).normal(size=self.matrices.shape)
         return 0.5 * (weights + np.swapaxes(weights, -2, -1))
 
     @property
     def _truth(self) -> tuple[np.ndarray, np.ndarray]:
-        return root_and_gradient(self.matrices.astype(np.float64), self._weights, self.root)
+        return root_and_gradient(self.matrices.astype(np.float64), self.weights, self.root)
 
 
 def root_and_gradient(

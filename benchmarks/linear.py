@@ -1,0 +1,199 @@
+"""The linear room against its peers: seconds and errors, side by side.
+
+    python benchmarks/linear.py [NAME...]
+
+Ratios are medians of pairs that alternate between the two in one process, after compilation, with
+the 95% interval of that median: a busy machine harms both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+
+from nearly.linear import least_squares_peers, matrix_function_peers, matrix_functions
+from nearly.linear.lyapunov import fixed_lyapunov
+from nearly.linear.problems.least_squares import least_squares
+from nearly.linear.problems.matrix_function import matrix_function
+from nearly.linear.sketch import walsh_hadamard
+from nearly.linear.sketched_regression import SketchAndSolve, SketchPreconditioned
+
+Row = Mapping[str, Any]
+PAIRS = 15
+
+
+# ---- measuring
+
+
+def seconds(use: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    jax.block_until_ready(use())
+    return time.perf_counter() - begun
+
+
+def against(
+    ours: Callable[[], Any], rivals: Mapping[str, Callable[[], Any]], pairs: int = PAIRS
+) -> dict[str, tuple[float, float, float, float]]:
+    """For each rival: its median milliseconds, and ours over its as median, low and high."""
+    found: dict[str, tuple[float, float, float, float]] = {}
+    jax.block_until_ready(ours())
+    for name, rival in rivals.items():
+        jax.block_until_ready(rival())
+        both = [(seconds(ours), seconds(rival)) for _ in range(pairs)]
+        ratios = sorted(a / b for a, b in both)
+        # Order statistics around the median: a binomial interval of 95%.
+        margin = int(0.98 * pairs**0.5)
+        low, high = ratios[max(pairs // 2 - margin, 0)], ratios[min(pairs // 2 + margin, pairs - 1)]
+        found[name] = (
+            1e3 * statistics.median(b for _, b in both),
+            statistics.median(ratios),
+            low,
+            high,
+        )
+    return found
+
+
+def table(rows: list[Row]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(c, "")) for c in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+# ---- sketches and matrix functions
+
+
+def sketched_least_squares() -> list[Row]:
+    """Our sketched solvers against direct and iterative ones: float32, rows x columns as shown."""
+    rows: list[Row] = []
+    for shape, instance in (((16384, 128), "gaussian"), ((16384, 128), "ill-conditioned")):
+        problem = least_squares(instance, *shape, dtype="float32")
+        ours = {
+            "blendenpik": SketchPreconditioned(rtol=1e-6),
+            "hadamard-sketch": SketchAndSolve(),
+        }
+        rivals = {
+            "lineax QR": least_squares_peers.qr,
+            "lineax LSMR": least_squares_peers.lsmr,
+            "lineax normal Cholesky": least_squares_peers.normal_cholesky,
+        }
+        uses = {name: _solve(problem, method) for name, method in (ours | rivals).items()}
+        uses["NumPy lstsq"] = lambda p=problem: np.linalg.lstsq(p.matrix, p.rhs, rcond=None)[0]
+        errors = {n: problem.errors(np.asarray(use()))["relative error"] for n, use in uses.items()}
+        for name in ours:
+            others = {n: use for n, use in uses.items() if n not in ours}
+            for rival, (ms, ratio, low, high) in against(uses[name], others, 7).items():
+                rows.append(
+                    {
+                        "instance": f"{instance} {shape[0]} x {shape[1]}",
+                        "ours": name,
+                        "error": errors[name],
+                        "rival": rival,
+                        "its error": errors[rival],
+                        "its ms": ms,
+                        "ours / its": ratio,
+                        "95%": f"{low:.3g} to {high:.3g}",
+                    }
+                )
+    return rows
+
+
+def _solve(problem: Any, method: Any) -> Callable[[], Any]:
+    matrix, rhs = jnp.asarray(problem.matrix), jnp.asarray(problem.rhs)
+
+    @jax.jit
+    def solve(matrix: jax.Array, rhs: jax.Array) -> jax.Array:
+        return lx.linear_solve(lx.MatrixLinearOperator(matrix), rhs, method, throw=False).value
+
+    return lambda: solve(matrix, rhs)
+
+
+def hadamard_transform() -> list[Row]:
+    """The fast transform against the product with the dense Hadamard matrix, float32."""
+    rows: list[Row] = []
+    for size, columns in ((1024, 16), (4096, 16)):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(size, columns)), jnp.float32)
+        dense = walsh_hadamard(jnp.eye(size, dtype=jnp.float32))
+        rival = {"dense": partial(jax.jit(jnp.matmul), dense, x)}
+        found = against(partial(jax.jit(walsh_hadamard), x), rival)["dense"]
+        rows.append(
+            {
+                "rows": size,
+                "columns": columns,
+                "dense ms": found[0],
+                "ours / its": found[1],
+                "95%": f"{found[2]:.3g} to {found[3]:.3g}",
+            }
+        )
+    return rows
+
+
+def matrix_square_roots() -> list[Row]:
+    """Value and gradient of 64 square roots of 64 x 64 in float32, against eigh's, condition 10."""
+    problem = matrix_function(batch=64, differentiate=True)
+    ours = {
+        "pade, 8 Lyapunov steps": matrix_functions.PadeRoot(lyapunov=fixed_lyapunov),
+        "pade": matrix_functions.PadeRoot(),
+        "pade, geometric mean": matrix_functions.pade_geometric,
+        "taylor": matrix_functions.TaylorRoot(),
+        "newton-schulz, 8 steps": matrix_functions.NewtonSchulzRoot(8),
+    }
+    rows: list[Row] = []
+    rival = _root_and_gradient(problem, matrix_function_peers.jax_eigh)
+    for name, method in ours.items():
+        use = _root_and_gradient(problem, method)
+        errors = problem.errors(jax.tree.map(np.asarray, use()))
+        ms, ratio, low, high = against(use, {"eigh": rival})["eigh"]
+        rows.append(
+            {
+                "ours": name,
+                "error": errors["relative error"],
+                "gradient error": errors["gradient error"],
+                "eigh ms": ms,
+                "ours / eigh": ratio,
+                "95%": f"{low:.3g} to {high:.3g}",
+            }
+        )
+    return rows
+
+
+def _root_and_gradient(problem: Any, method: Any) -> Callable[[], Any]:
+    matrices, weights = jnp.asarray(problem.matrices), jnp.asarray(problem.weights, jnp.float32)
+
+    @jax.jit
+    def both(matrices: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, pull = jax.vjp(lambda a: method(a, 2), matrices)
+        return value, pull(weights)[0]
+
+    return lambda: both(matrices, weights)
+
+
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    "hadamard_transform": hadamard_transform,
+    "sketched_least_squares": sketched_least_squares,
+    "matrix_square_roots": matrix_square_roots,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
+    for name in parser.parse_args().names or BENCHMARKS:
+        print(f"\n## {name}\n\n{BENCHMARKS[name].__doc__}\n\n{table(BENCHMARKS[name]())}")
+
+
+if __name__ == "__main__":
+    main()
