@@ -21,6 +21,7 @@ import equinox as eqx
 import folx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.jet import jet as jax_jet
 
 from nearly.derivatives.problems.function_table import CASES, known_derivatives
@@ -359,10 +360,86 @@ def inverses() -> list[Row]:
         return alternating(rivals, (y, raw), "4 bins")
 
 
+# ---- differential operators in many dimensions
+
+
+def stochastic_operators() -> list[Row]:
+    """Parameter gradient of the squared Laplacian estimate, 16 directions, at 4 points."""
+    from nearly.derivatives import operator_peers, stde
+    from nearly.derivatives.operators import laplacian
+    from nearly.derivatives.pinn import BallPoints, ball_network
+
+    rows: list[Row] = []
+    for dimension in (1_000, 10_000, 100_000):
+        key = jax.random.key(0)
+        arguments = (ball_network(dimension, key), BallPoints(4, dimension)(key))
+        operator = laplacian()
+        rivals = {
+            "stde-sparse": _operator_step(stde.sparse(operator, 16)),
+            "stde-sparse, plain": _operator_step(_plainly(stde.sparse(operator, 16))),
+            "stde-dense": _operator_step(stde.dense(operator, 16)),
+            "sdgd": _operator_step(operator_peers.sdgd(operator, 16)),
+            "hutchinson": _operator_step(operator_peers.hutchinson(operator, 16)),
+        }
+        measured = alternating(rivals, arguments, "stde-sparse")
+        rows += [{"dimension": dimension, **row} for row in measured]
+    return rows
+
+
+def _plainly(transformation: Any) -> Any:
+    return lambda function: transformation(lambda x: function(x))
+
+
+def _operator_step(transformation: Any) -> Callable[..., Any]:
+    def loss(network: Any, points: Any) -> Any:
+        keys = jax.random.split(jax.random.key(1), len(points))
+        estimator = transformation(network)
+        return jnp.mean(jax.vmap(lambda x, k: estimator(x, k).value ** 2)(points, keys))
+
+    return jax.grad(loss)
+
+
+def local_fits() -> list[Row]:
+    """Gradients of a gridded distance at 1000 points: a quadratic fit, automatic, differences."""
+    from nearly.derivatives.local_fit import local_polynomial, sobol_stencil
+    from nearly.derivatives.problems.fields import circle_field, ring
+
+    field = circle_field("float32")
+    points = jnp.asarray(ring(np.random.default_rng(0), 1000), jnp.float32)
+
+    def differences(x: Any) -> Any:
+        steps = 0.025 * jnp.eye(2, dtype=x.dtype)
+        return jax.vmap(lambda e: (field(x + e) - field(x - e)) / 0.05)(steps)
+
+    rivals: dict[str, Callable[..., Any]] = {
+        f"fit of {k}": _gradient_of(local_polynomial(field, sobol_stencil(k, 2), 0.02))
+        for k in (256, 64, 16)
+    }
+    rivals |= {"automatic": jax.vmap(jax.grad(field)), "differences": jax.vmap(differences)}
+    return [
+        {**row, "angle error": _angle_error(rivals[row["method"]], points)}
+        for row in alternating(rivals, (points,), "fit of 256")
+    ]
+
+
+def _gradient_of(fit: Any) -> Callable[..., Any]:
+    return jax.vmap(lambda x: fit(x).gradient)
+
+
+def _angle_error(gradients: Callable[..., Any], points: Any) -> float:
+    """Root mean square angle to the radius, in degrees."""
+    found = np.asarray(gradients(points), np.float64)
+    sines = found[:, 0] * points[:, 1] - found[:, 1] * points[:, 0]
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(points, axis=1)
+    return float(np.degrees(np.sqrt(np.mean((sines / lengths) ** 2))))
+
+
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "taylor_modes": taylor_modes,
     "laplacians": laplacians,
     "coverage": coverage,
+    "stochastic_operators": stochastic_operators,
+    "local_fits": local_fits,
     "categorical_choices": categorical_choices,
     "quantised_training": quantised_training,
     "sensitivities": sensitivities,
