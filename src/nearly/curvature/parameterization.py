@@ -49,7 +49,7 @@ class Scaling(NamedTuple):
     fan_in: int
 
 
-def roles(model: PyTree, base: PyTree) -> PyTree[Scaling]:
+def roles(model: PyTree, base: PyTree) -> PyTree:
     """Every array's role: "input" if only its outputs grow with width, "output" if only its inputs
     do, "hidden" if both, "fixed" if none. Biases, whose fan-in is one, are input weights.
 
@@ -58,10 +58,14 @@ def roles(model: PyTree, base: PyTree) -> PyTree[Scaling]:
 
     Raises `InputError` where structures differ or an array grows by two different factors.
     """
-    wide, narrow = (eqx.filter(tree, eqx.is_inexact_array) for tree in (model, base))
-    if jax.tree.structure(wide) != jax.tree.structure(narrow):
+    wide, narrow = (
+        dict(jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_inexact_array)))
+        for tree in (model, base)
+    )
+    if wide.keys() != narrow.keys():  # (static fields of layers hold their widths, so may differ)
         raise InputError("model and base differ in more than their widths: build both alike")
-    return jax.tree.map(_scaling, wide, narrow)
+    scalings = [_scaling(leaf, narrow[path]) for path, leaf in wide.items()]
+    return jax.tree.unflatten(jax.tree.structure(eqx.filter(model, eqx.is_inexact_array)), scalings)
 
 
 def _scaling(wide: Array, narrow: Array) -> Scaling:

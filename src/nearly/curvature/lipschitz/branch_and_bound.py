@@ -17,7 +17,7 @@ from nearly.core.progress import Progress, silent
 from nearly.curvature.lipschitz.backward import jacobian_bounds
 from nearly.curvature.lipschitz.bounds import Norm
 from nearly.curvature.lipschitz.chain import Chain
-from nearly.curvature.lipschitz.forward import Interval, pre_activation_bounds
+from nearly.curvature.lipschitz.forward import Interval, pre_activation_and_input_bounds
 
 ATTAINED = 1e-9  # relative: the bound is what a point attains, up to rounding
 SETTLED = 1e-12  # relative to the bound: what units then add to it is rounding
@@ -26,10 +26,10 @@ SETTLED = 1e-12  # relative to the bound: what units then add to it is rounding
 class Branches(NamedTuple):
     """The cases that are still open, each a part of the box with intervals of its hidden units.
 
-    `boxes` (branches, inputs) and `clips`, (branches, n_k) for each hidden layer, are what a case
-    assumes; `bounds` (branches,) the Lipschitz bound within; `attained` the norm at its centre;
-    `scores` what each unit adds to the bound; `middles` where to split each. Plain arrays: save
-    them, and pass them to `refine` again to go on.
+    `boxes` (branches, inputs) and `clips`, (branches, n_k) for each hidden layer, enclose what a
+    case assumes; `bounds` (branches,) the Lipschitz bound within; `attained` the norm at its
+    centre; `scores` what each unit adds to the bound; `middles` where to split each. Plain arrays:
+    save them, and pass them to `refine` again to go on.
     """
 
     boxes: Interval
@@ -61,8 +61,8 @@ class BranchAndBound(eqx.Module):
 
     In the inf-norm only. Each batch costs 2 `batch` linear propagations; memory grows with the
     open cases, (number of hidden units) each. Paper: `local-lipschitz`, with its branching on
-    pre-activations. What a split unit is assumed to satisfy tightens the layers after it; it is
-    not used as a constraint on the input.
+    pre-activations. Unlike there, what a split unit is assumed to satisfy also shrinks the box,
+    through the unit's linear bounds; so cases that no input belongs to are found out.
     """
 
     branches: int = 256
@@ -157,17 +157,19 @@ def _bounded(chain: Chain, boxes: Interval, clips: tuple[Interval, ...], batch: 
         lambda leaf: jnp.asarray(leaf[rows], chain.weights[0].dtype), (boxes, clips)
     )
     computed = jax.tree.map(lambda leaf: np.array(leaf[:count]), _bounds(chain, *padded))
-    return Branches(boxes, clips, *computed)
+    shrunk, *rest = computed
+    return Branches(shrunk, clips, *rest)
 
 
-Computed = tuple[Array, Array, tuple[Array, ...], tuple[Array, ...]]
+Computed = tuple[Interval, Array, Array, tuple[Array, ...], tuple[Array, ...]]
 
 
 @eqx.filter_jit
 def _bounds(chain: Chain, boxes: Interval, clips: tuple[Interval, ...]) -> Computed:
     def one(box: Interval, clip: tuple[Interval, ...]) -> Computed:
-        found = pre_activation_bounds(chain, box, clips=clip)[:-1]
-        void = jnp.any(jnp.concatenate([jnp.zeros(1, bool), *(b.lower > b.upper for b in found)]))
+        found, box = pre_activation_and_input_bounds(chain, box, clips=clip)
+        found = found[:-1]
+        void = jnp.any(jnp.concatenate([b.lower > b.upper for b in (box, *found)]))
         bounds = jacobian_bounds(chain, found)
         row = jnp.argmax(bounds.row_sums)
         scores = tuple(layer[row] for layer in bounds.scores)
@@ -176,7 +178,8 @@ def _bounds(chain: Chain, boxes: Interval, clips: tuple[Interval, ...]) -> Compu
         )
         jacobian = jax.jacrev(chain)((box.lower + box.upper) / 2)
         attained = jnp.max(jnp.sum(jnp.abs(jacobian), axis=1))
-        return jnp.where(void, -jnp.inf, bounds.row_sums[row]), attained, scores, middles
+        bound = jnp.where(void, -jnp.inf, bounds.row_sums[row])
+        return box, bound, jnp.where(void, 0, attained), scores, middles
 
     return jax.vmap(one)(boxes, clips)
 

@@ -65,21 +65,72 @@ def pre_activation_bounds(
     Costs O(L^2) products of weight matrices for L layers. Paper: `local-lipschitz`, the forward
     part (CROWN); the intersection with interval arithmetic is ours, and can only tighten.
     """
+    return pre_activation_and_input_bounds(chain, box, slopes=slopes, clips=clips)[0]
+
+
+def pre_activation_and_input_bounds(
+    chain: Chain,
+    box: Interval,
+    *,
+    slopes: Slopes | None = None,
+    clips: Sequence[Interval] | None = None,
+) -> tuple[tuple[Interval, ...], Interval]:
+    """`pre_activation_bounds`, and the part of the box in which the clips can hold.
+
+    A clip is a constraint on the inputs through the linear bounds of its unit; the box shrinks to
+    what satisfies each of them, and the layers after it are bounded over that. A box that is empty
+    afterwards (lower > upper) says that no input satisfies the clips.
+    """
     found: list[Interval] = []
     lines: list[Lines] = []
     outputs: list[Interval] = [box]  # of each layer's activations, the box first
     for k, (weight, bias) in enumerate(zip(chain.weights, chain.biases)):
         used = lines if slopes is None else _relined(chain, found, slopes[k])
-        bounds = _propagated(chain, box, outputs, found, used, weight, bias)
+        bounds, planes = _propagated(chain, box, outputs, found, used, weight, bias)
         bounds = intersection(bounds, affine_interval(weight, bias, outputs[-1]))
         if k < len(chain.activations):
             if clips is not None:
                 bounds = intersection(bounds, clips[k])
+                box = _shrunk(box, planes, clips[k])
             activation = chain.activations[k]
             lines.append(activation.lines(*bounds))
             outputs.append(Interval(*activation.range(*bounds)))
         found.append(bounds)
-    return tuple(found)
+    return tuple(found), box
+
+
+class Planes(NamedTuple):
+    """Linear bounds in the inputs: `z <= coefficients x + constants`; the first half of the rows
+    are of the units z, the second of -z."""
+
+    coefficients: Float[Array, "2n inputs"]
+    constants: Float[Array, " 2n"]
+
+    def highest(self, box: Interval) -> Float[Array, " 2n"]:
+        """The largest value over a box, rounded outward."""
+        c = self.coefficients
+        top = jnp.maximum(c, 0) @ box.upper + jnp.minimum(c, 0) @ box.lower
+        gamma = rounding(c.shape[1], c.dtype)
+        return top + self.constants + gamma * (jnp.abs(c) @ box.size + jnp.abs(self.constants))
+
+
+def _shrunk(box: Interval, planes: Planes, clip: Interval) -> Interval:
+    """The box cut to where units can lie in their clips: `coefficients x >= least` for each row."""
+    c = planes.coefficients
+    least = jnp.concatenate([clip.lower, -clip.upper])
+    terms = jnp.maximum(c * box.lower, c * box.upper)
+    # Row by row, what is left for one input when the others do all they can.
+    rest = least[:, None] - (planes.highest(box)[:, None] - terms)
+    rest -= rounding(1, c.dtype) * (jnp.abs(terms) + jnp.abs(planes.constants)[:, None])
+    bound = rest / jnp.where(c == 0, 1, c)
+    bound = jnp.where(c > 0, bound - _ulp(bound), bound + _ulp(bound))
+    lower = jnp.max(jnp.where(c > 0, bound, -jnp.inf), axis=0)
+    upper = jnp.min(jnp.where(c < 0, bound, jnp.inf), axis=0)
+    return intersection(box, Interval(lower, upper))
+
+
+def _ulp(x: Array) -> Array:
+    return rounding(1, x.dtype) * jnp.where(jnp.isfinite(x), jnp.abs(x), 0)
 
 
 def _relined(
@@ -128,24 +179,23 @@ def _propagated(
     lines: Sequence[Lines],
     weight: Array,
     bias: Array,
-) -> Interval:
-    both = _upper(chain, box, outputs, found, lines, jnp.concatenate([weight, -weight]))
-    above, negated = jnp.split(both, 2)
-    below = -negated
-    loss = rounding(1, bias.dtype) * (jnp.maximum(jnp.abs(below), jnp.abs(above)) + jnp.abs(bias))
-    return Interval(below + bias - loss, above + bias + loss)
+) -> tuple[Interval, Planes]:
+    both = jnp.concatenate([weight, -weight])
+    planes = _upper(chain, outputs, found, lines, both, jnp.concatenate([bias, -bias]))
+    above, negated = jnp.split(planes.highest(box), 2)
+    return Interval(-negated, above), planes
 
 
 def _upper(
     chain: Chain,
-    box: Interval,
     outputs: Sequence[Interval],
     found: Sequence[Interval],
     lines: Sequence[Lines],
     coefficients: Float[Array, "m n"],
-) -> Float[Array, " m"]:
-    """An upper bound of `coefficients @ h` over the box, h the activations of the last layer."""
-    total = jnp.zeros(coefficients.shape[0], coefficients.dtype)
+    total: Float[Array, " m"],
+) -> Planes:
+    """A linear upper bound, in the inputs, of `coefficients @ h + total`, h the activations of the
+    last layer."""
     loss = jnp.zeros_like(total)
     for k in reversed(range(len(lines))):
         line, weight, bias = lines[k], chain.weights[k], chain.biases[k]
@@ -156,10 +206,8 @@ def _upper(
         loss += gamma * (jnp.abs(inner) @ reach + jnp.abs(coefficients) @ intercepts)
         total += constant + inner @ bias
         coefficients = inner @ weight
-    gamma = rounding(coefficients.shape[1] + 2 * len(lines), coefficients.dtype)
-    top = jnp.maximum(coefficients, 0) @ box.upper + jnp.minimum(coefficients, 0) @ box.lower
-    loss += gamma * (jnp.abs(coefficients) @ box.size + jnp.abs(total))
-    return total + top + loss
+        loss += rounding(4, total.dtype) * (jnp.abs(total) + loss)
+    return Planes(coefficients, total + loss)
 
 
 def substituted(
