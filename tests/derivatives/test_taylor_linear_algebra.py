@@ -14,7 +14,7 @@ from jax import lax
 
 from nearly.derivatives.taylor import directional_derivatives
 
-ORDER = 6
+ORDER = 4
 
 
 @pytest.fixture(autouse=True)
