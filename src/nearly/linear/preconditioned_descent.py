@@ -222,7 +222,7 @@ class PreconditionedFastGradient(_Minimiser):
             slope = tree_dot(gradient, step)
             after = axpy(-1 / smoothness, step, middle)
             f_after, aux = fn(after, args)
-            fits = _falls(value, f_after, slope / (2 * smoothness))
+            fits = _fits(value, f_after, slope, smoothness, state.smoothness)
             return fits, after, f_after, aux, axpy(-share, step, anchor), total, slope
 
         found = _search(attempt, state.smoothness)
@@ -254,8 +254,8 @@ def _descend(
 
     def attempt(smoothness: Array) -> tuple[Any, ...]:
         after = axpy(-1 / smoothness, step, y)
-        fall = slope / (2 * smoothness)
-        return _falls(state.value, fn(after, args)[0], fall), after
+        f_after = fn(after, args)[0]
+        return _fits(state.value, f_after, slope, smoothness, state.smoothness), after
 
     smoothness, broken, (_, after) = _search(attempt, state.smoothness)
     (value, aux), gradient = _value_and_gradient(fn, after, args)
@@ -281,10 +281,15 @@ def _search(attempt: Callable[[Array], tuple[Any, ...]], smoothness: Array) -> t
     return found, ~trial[0], trial
 
 
-def _falls(before: Array, after: Array, fall: Array) -> Array:
-    """Whether f fell by as much, up to the rounding of its values."""
-    rounding = 10 * jnp.finfo(before.dtype).eps * jnp.abs(before)
-    return jnp.isfinite(after) & (after <= before - fall + rounding)
+def _fits(before: Array, after: Array, slope: Array, smoothness: Array, last: Array) -> Array:
+    """Whether f fell by slope / (2 M), up to the rounding of its values.
+
+    Where that fall is lost in rounding M must not shrink: any M would fit, and the steps with it
+    would keep y from settling.
+    """
+    fall, rounding = slope / (2 * smoothness), 10 * jnp.finfo(before.dtype).eps * jnp.abs(before)
+    seen = (fall > rounding) | (smoothness >= last)
+    return jnp.isfinite(after) & (after <= before - fall + rounding) & seen
 
 
 def _share(weight: Float[Array, ""], smoothness: Float[Array, ""]) -> Float[Array, ""]:
