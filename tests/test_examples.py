@@ -51,3 +51,9 @@ def test_relaxation_regret(tmp_path: Path) -> None:
     regret = example("relaxation_regret").main(40, 2, 2, tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
     assert {curves.shape for curves in regret.values()} == {(2, 40)}
+
+
+def test_pinn_million(tmp_path: Path) -> None:
+    (solved,) = example("pinn_million").main([200], 40, 50, tmp_path / "p.png")
+    assert (tmp_path / "p.png").exists()
+    assert solved.errors[40] < 0.7 * solved.errors[0]
