@@ -57,7 +57,7 @@ def on_simplex() -> np.ndarray:
 def check(condition: Any, x: Any, jacobian: np.ndarray, *args: Any, fixed: bool = True) -> None:
     """The condition holds at x, and its derivative in the first argument is the given one."""
     attach = implicit_fixed_point if fixed else implicit_root
-    residual = condition(x, *args)
+    residual = jax.jit(condition)(x, *args)
     if fixed:
         residual = jax.tree.map(jnp.subtract, residual, x)
     for leaf in jax.tree.leaves(residual):
@@ -146,7 +146,7 @@ def test_proximal_gradient_needs_no_restriction_off_the_support(lasso: np.ndarra
     step = conditions.proximal_gradient(objective, shrink, 0.7)
     x, theta, penalty = jnp.asarray(lasso), jnp.asarray(LINEAR), jnp.asarray(PENALTY)
     check(step, x, truth, theta, penalty)
-    slope = jax.jacfwd(lambda p: implicit_fixed_point(step, x, theta, p))(penalty)
+    slope = jax.jit(jax.jacfwd(lambda p: implicit_fixed_point(step, x, theta, p)))(penalty)
     np.testing.assert_allclose(slope, -truth @ np.sign(lasso), rtol=1e-8, atol=1e-12)
 
 
@@ -169,7 +169,8 @@ def test_the_sweep_of_blocks_converges_to_the_lasso(lasso: np.ndarray) -> None:
         return objective(jnp.stack(x), theta)
 
     step = conditions.block_coordinate_descent(blocked, [shrink] * 4, list(1 / np.diag(QUADRATIC)))
-    found = iterated(step, jnp.asarray(LINEAR), PENALTY, start=(jnp.asarray(0.0),) * 4)
+    start = (jnp.asarray(0.0),) * 4
+    found = jax.jit(lambda t: iterated(step, t, PENALTY, start=start))(jnp.asarray(LINEAR))
     np.testing.assert_allclose(jnp.stack(found), lasso, atol=1e-10)
 
 
@@ -195,9 +196,11 @@ def test_a_linear_program_and_its_derivative() -> None:
     condition = conditions.conic(projections.nonnegative)
     point = jnp.asarray(found.x), jnp.asarray(dual - slack)
     given = jnp.asarray(matrix), jnp.asarray(offset), jnp.asarray(cost)
-    for leaf in condition(point, *given):
+    for leaf in jax.jit(condition)(point, *given):
         np.testing.assert_allclose(leaf, 0, atol=1e-12)
-    jacobian = jax.jacfwd(lambda b: implicit_root(condition, point, given[0], b, given[2])[0])
+    jacobian = jax.jit(
+        jax.jacfwd(lambda b: implicit_root(condition, point, given[0], b, given[2])[0])
+    )
     binding = np.linalg.inv(matrix[2:])
     np.testing.assert_allclose(
         jacobian(given[1]), np.hstack([np.zeros((2, 2)), binding]), atol=1e-10
@@ -221,7 +224,7 @@ def test_a_second_order_cone_program_and_its_derivative() -> None:
         (x, dual - jnp.append(radius, x)), matrix, jnp.append(radius, jnp.zeros(3)), cost
     ):
         np.testing.assert_allclose(leaf, 0, atol=1e-12)
-    by_radius, by_cost = jax.jacrev(solution, argnums=(0, 1))(radius, cost)
+    by_radius, by_cost = jax.jit(jax.jacrev(solution, argnums=(0, 1)))(radius, cost)
     np.testing.assert_allclose(by_radius, -cost / 3.0, rtol=1e-8)
     truth = -radius * (np.eye(3) / 3 - np.outer(cost, cost) / 27)
     np.testing.assert_allclose(by_cost, truth, atol=1e-8)
@@ -259,5 +262,5 @@ def test_damping_biases_as_little_as_it_says() -> None:
 
 def test_damping_gives_a_finite_value_along_null_directions() -> None:
     condition = conditions.damped(lambda x, t: jnp.stack([x[0] + x[1] - t, 0.0 * x[1]]), 1e-8)
-    slope = jax.jacfwd(lambda t: implicit_root(condition, jnp.array([1.0, 0.0]), t))(1.0)
+    slope = jax.jit(jax.jacfwd(lambda t: implicit_root(condition, jnp.array([1.0, 0.0]), t)))(1.0)
     np.testing.assert_allclose(slope, [1.0, 0.0], atol=1e-7)
