@@ -107,14 +107,29 @@ def test_a_linear_model_is_retrained_as_predicted() -> None:
 def test_the_proximal_response_is_the_influence_for_a_small_weight() -> None:
     objective = classifier()
     matrix = dense_gauss_newton(objective) + DAMPING * jnp.eye(objective.dimension)
-    factor = jax.scipy.linalg.cho_factor(matrix)
-    weight = 1e-6
+    factor = jnp.linalg.cholesky(matrix)
+    weight = 1e-4
     change, left = jax.jit(
         lambda x, t: proximal_bregman_response(objective, DAMPING, x, t, weight, factor, steps=20)
     )(objective.inputs[4], objective.targets[4])
-    assert left < 1e-8
+    assert left < 1e-6
     found = queries(objective) @ change / weight
-    np.testing.assert_allclose(found, exact(objective)[:, 4], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found, exact(objective)[:, 4], rtol=1e-2, atol=1e-3)
+
+
+def test_the_proximal_response_is_stationary_for_a_large_weight() -> None:
+    objective = classifier()
+    matrix = dense_gauss_newton(objective) + DAMPING * jnp.eye(objective.dimension)
+    x, t = objective.inputs[4], objective.targets[4]
+    change, left = jax.jit(
+        lambda f: proximal_bregman_response(objective, DAMPING, x, t, 1.0, f, steps=40)
+    )(jnp.linalg.cholesky(matrix))
+    assert left < 1e-4
+    # The sample's own loss falls, by more than nothing and less than all of it.
+    flat, unflatten = ravel_pytree(objective.parameters)
+    before = objective.sample_loss(objective.parameters, x, t)
+    after = objective.sample_loss(unflatten(flat + change), x, t)
+    assert 0 < after < before
 
 
 def test_low_rank_queries_are_exact_at_full_rank_and_improve_with_rank() -> None:
