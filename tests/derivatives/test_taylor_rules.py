@@ -169,6 +169,22 @@ def test_loops_whose_state_starts_constant() -> None:
     np.testing.assert_allclose(held, [1, 3, 6, 6, 0])
 
 
+def test_a_vanishing_modulus_does_not_spread_nan() -> None:
+    found = line(lambda x: jnp.abs(jnp.stack([x, 1 + x]) + 0j), 0.0, 1.0, 2)
+    np.testing.assert_array_equal(found, [[0, 1], [0, 1], [0, 0]])
+
+
+def test_results_that_cannot_move_are_returned_as_they_are() -> None:
+    def function(x: Any) -> Any:
+        return {"y": x**2, "n": jnp.argmax(x), "c": 3.0, "key": jax.random.key(0)}
+
+    value, (slope,) = jet(function, (jnp.asarray([1.0, 2.0]),), ([jnp.ones(2)],))
+    np.testing.assert_array_equal(slope["y"], [2, 4])
+    assert (int(value["n"]), float(value["c"])) == (1, 3.0)
+    assert (int(slope["n"]), float(slope["c"])) == (0, 0.0)
+    assert slope["key"].dtype == jax.dtypes.float0
+
+
 # ---- transformations of the result
 
 

@@ -19,7 +19,7 @@ from nearly.derivatives.taylor import (
     structural,
 )
 from nearly.derivatives.taylor.interpreter import evaluate_closed
-from nearly.derivatives.taylor.series import Term, Value, filled, from_terms
+from nearly.derivatives.taylor.series import Term, Value, filled, from_terms, primal
 
 # Importing them registered their rules.
 WITH_RULES = (bessel, control_flow, elementary, linear_algebra, structural)
@@ -63,7 +63,7 @@ def jet(
     factorials = [math.factorial(k) if factorial_scaled else 1 for k in range(order + 1)]
     value, coefficients = _expanded(function, arguments, order, factorials)
     higher = [
-        jax.tree.map(lambda c, f=f: c * jnp.asarray(f, c.dtype), tree)
+        jax.tree.map(lambda c, f=f: c if _is_float0(c) else c * jnp.asarray(f, c.dtype), tree)
         for tree, f in zip(coefficients, factorials[1:], strict=True)
     ]
     return value, higher
@@ -201,10 +201,16 @@ def _expanded(
     inputs = [leaf for t, leaf in zip(traced, leaves) if t]
     program, shape = jax.make_jaxpr(on_arrays, return_shape=True)(*(leaf[0] for leaf in inputs))
     results = evaluate_closed(program, [_scaled(leaf, factorials) for leaf in inputs])
-    rows = [filled(y, order).terms for y in results]
+    rows = [_written_out(y, order) for y in results]
     structure = jax.tree.structure(shape)
     value, *higher = (jax.tree.unflatten(structure, list(row)) for row in zip(*rows, strict=True))
     return value, higher
+
+
+def _written_out(y: Value, order: int) -> Sequence[Any]:
+    if jnp.issubdtype(primal(y).dtype, jax.dtypes.prng_key):  # for which there is no zero
+        return [y, *[np.zeros(jnp.shape(y), jax.dtypes.float0)] * order]
+    return [jnp.asarray(c) for c in filled(y, order).terms]
 
 
 def _scaled(terms: Sequence[Term], factorials: Sequence[int]) -> Value:

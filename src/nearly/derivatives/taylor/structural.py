@@ -234,9 +234,20 @@ def _abs(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
     first = bind(equation, [x.primal])[0]
     if jnp.iscomplexobj(x.primal):
         real, imaginary = mapped(jnp.real, x), mapped(jnp.imag, x)
-        return [power(first, add(square(real), square(imaginary)), 0.5)]
+        size = _away_from_zero(add(square(real), square(imaginary)))
+        found = power(jnp.sqrt(size.primal), size, 0.5)
+        return [from_terms([first, *(_zero_where(first == 0, c) for c in found.terms[1:])])]
     turned = [None if c is None else jnp.where(x.primal >= 0, c, -c) for c in x.terms[1:]]
     return [from_terms([first, *turned])]
+
+
+def _away_from_zero(x: Series) -> Series:
+    return Series((jnp.where(x.primal == 0, 1, x.primal), *x.terms[1:]))
+
+
+def _zero_where(condition: Any, term: Term) -> Term:
+    """At 0 the modulus has no derivative, and JAX's is 0: a vanishing entry must not spread NaN."""
+    return None if term is None else jnp.where(condition, 0, term)
 
 
 @rule("sign")
