@@ -1,7 +1,8 @@
 """Sparse systems against SciPy, pyamg and lineax: products, conjugate gradients, multigrid.
 
-Everything runs in float64 on one thread, which is pinned to one core. Seconds are of alternating pairs in one process, after
-compilation and set-up: the median ratio with the interval that holds it with 95% confidence.
+Everything runs in float64 on one thread, pinned to one core. Seconds are of alternating pairs in
+one process, after compilation and set-up: the median ratio with the interval that holds it with
+95% confidence.
 
     python benchmarks/linear_systems.py [NAME...]
 """

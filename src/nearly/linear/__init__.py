@@ -67,6 +67,10 @@ def _system(target: str, source: str = "ours", *, default: bool = True) -> Metho
     return Method(f"nearly.linear.{target}", "linear-systems", None, source, default)
 
 
+def _fixed(target: str) -> Method:
+    return Method(f"nearly.linear.systems:{target}", "linear-sequences", default=True)
+
+
 PROBLEMS.update(
     {
         name: Problem(f"nearly.linear.problems.instances:{name.replace('-', '_')}")
@@ -90,6 +94,9 @@ METHODS.update(
         "deflated-cg": _system("systems:deflated_cg", default=False),
         "flexible-cg": _system("systems:flexible_cg", default=False),
         "incomplete-lu-gmres": _system("systems:incomplete_lu_gmres"),
+        "fixed-cg": _fixed("conjugate_gradient"),
+        "fixed-gauss-seidel": _fixed("gauss_seidel"),
+        "fixed-symmetric-gauss-seidel-cg": _fixed("symmetric_gauss_seidel_cg"),
         "lineax-cg": _system("peers:lineax_cg", "peer"),
         "lineax-gmres": _system("peers:lineax_gmres", "peer"),
         "lineax-bicgstab": _system("peers:lineax_bicgstab", "peer"),
@@ -173,6 +180,21 @@ METHODS.update(
 __getattr__, __all__ = attach(
     __name__,
     {
+        "ConjugateGradient": "nearly.linear.conjugate_gradient:ConjugateGradient",
+        "Deflation": "nearly.linear.deflation:Deflation",
+        "FlexibleConjugateGradient": "nearly.linear.flexible_cg:FlexibleConjugateGradient",
+        "IncompleteCholesky": "nearly.linear.incomplete:IncompleteCholesky",
+        "IncompleteLU": "nearly.linear.incomplete:IncompleteLU",
+        "Jacobi": "nearly.linear.relaxation:Jacobi",
+        "LinearSystem": "nearly.linear.problems.system:LinearSystem",
+        "Multigrid": "nearly.linear.multigrid:Multigrid",
+        "Sor": "nearly.linear.relaxation:Sor",
+        "SparseOperator": "nearly.linear.operators:SparseOperator",
+        "Ssor": "nearly.linear.relaxation:Ssor",
+        "Stationary": "nearly.linear.stationary:Stationary",
+        "StencilOperator": "nearly.linear.operators:StencilOperator",
+        "SystemSequence": "nearly.linear.problems.sequence:SystemSequence",
+        "lanczos": "nearly.linear.krylov:lanczos",
         "EighRoot": "nearly.linear.matrix_functions:EighRoot",
         "KrylovGradientDescent": "nearly.linear.preconditioned_descent:KrylovGradientDescent",
         "LeastSquares": "nearly.linear.problems.least_squares:LeastSquares",

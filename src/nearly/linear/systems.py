@@ -1,4 +1,4 @@
-"""Ready-made solvers for the catalogue of linear systems: set up once, used with any tolerance."""
+"""Ready-made solvers for the catalogue: of systems, set up once; of sequences, always the same."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from nearly.linear.incomplete import IncompleteCholesky, IncompleteLU
 from nearly.linear.krylov import lowest_ritz_vectors
 from nearly.linear.multigrid import Multigrid
 from nearly.linear.peers import lineax_gmres
-from nearly.linear.relaxation import Jacobi, Ssor
+from nearly.linear.relaxation import Jacobi, Sor, Ssor
+from nearly.linear.stationary import Stationary
 
 Method = tuple[lx.AbstractLinearSolver[Any], dict[str, Any]]
 MOST = 20_000  # iterations before a solver gives up
 
 conjugate_gradient = ConjugateGradient(1e-3, max_steps=MOST)
+gauss_seidel = Stationary(1e-3, preconditioner=Sor(1.0), max_steps=MOST)
+symmetric_gauss_seidel_cg = ConjugateGradient(1e-3, preconditioner=Ssor(1.0), max_steps=MOST)
 
 
 def _preconditioned(make: Any, operator: lx.AbstractLinearOperator) -> Method:
