@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ import optimistix as optx
 
 from nearly.core.claim import Expected, Inconclusive, claim
 from nearly.core.tally import counted, tally
-from nearly.datasets import breast_cancer
+from nearly.datasets import breast_cancer, digits
 from nearly.linear.polynomial import condition_bound, symmetric_polynomial
 from nearly.linear.preconditioned_descent import (
     KrylovGradientDescent,
@@ -93,6 +93,23 @@ def logistic_regression() -> float:
 
 @claim(
     "polynomial-preconditioning",
+    "fewer-gradients-on-the-digits",
+    cost="medium",
+    expected=Expected(
+        "gradients that descent with the polynomial of degree 4 needs over those of gradient "
+        "descent, to 1e-6 of the initial excess, odd against even digits (damped by 1e-3)",
+        "<=",
+        1.0,
+        "the paper: preconditioning accelerates the gradient method on machine learning problems",
+        scaled="one data set of 1437 x 64",
+    ),
+)
+def digits_regression() -> float:
+    return _gradients("degree 4", "digits") / _gradients("gradient descent", "digits")
+
+
+@claim(
+    "polynomial-preconditioning",
     "a-higher-degree-needs-fewer-gradients",
     cost="medium",
     expected=Expected(
@@ -145,45 +162,46 @@ def _condition(values: np.ndarray, degree: int) -> float:
     return float(found.max() / found.min())
 
 
-@lru_cache(1)
-def _data() -> tuple[np.ndarray, np.ndarray]:
-    data = breast_cancer()
-    return np.asarray(data.train_inputs, np.float64), np.asarray(data.train_targets).reshape(-1)
+@lru_cache(2)
+def _data(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs, and targets that are 0 or 1 (of a digit: whether it is odd)."""
+    data = breast_cancer() if name == "breast cancer" else digits()
+    return np.asarray(data.train_inputs, np.float64), np.asarray(data.train_targets) % 2
 
 
-def _loss(weights: jax.Array, _: Any) -> jax.Array:
-    inputs, targets = _data()
+def _loss(weights: jax.Array, name: str) -> jax.Array:
+    inputs, targets = _data(name)
     margins = jnp.asarray(2.0 * targets - 1) * (jnp.asarray(inputs) @ weights)
     return jnp.mean(jax.nn.softplus(-margins)) + 0.5e-3 * jnp.sum(weights**2)
 
 
-def _curvature() -> lx.MatrixLinearOperator:
+def _curvature(data: str) -> lx.MatrixLinearOperator:
     """B = A^T A / (4 m) + damping: an upper bound of every Hessian."""
-    inputs, _ = _data()
+    inputs, _ = _data(data)
     matrix = inputs.T @ inputs / (4 * len(inputs)) + 1e-3 * np.eye(inputs.shape[1])
     return lx.MatrixLinearOperator(jnp.asarray(matrix), lx.positive_semidefinite_tag)
 
 
-def _minimiser(name: str, tolerance: float = 1e-16) -> Any:
+def _minimiser(name: str, data: str, tolerance: float = 1e-16) -> Any:
     if name == "bfgs":
         return optx.BFGS(tolerance, tolerance)
     if name.startswith("krylov"):
         degree = int(name.split()[1])
-        return KrylovGradientDescent(tolerance, tolerance, operator=_curvature(), degree=degree)
-    preconditioner = symmetric_polynomial(_curvature(), _DEGREES.get(name, 0))
+        return KrylovGradientDescent(tolerance, tolerance, operator=_curvature(data), degree=degree)
+    preconditioner = symmetric_polynomial(_curvature(data), _DEGREES.get(name, 0))
     return PreconditionedGradientDescent(tolerance, tolerance, preconditioner=preconditioner)
 
 
 @lru_cache(16)
-def _gradients(name: str, most: int = 20_000) -> float:
+def _gradients(name: str, data: str = "breast cancer", most: int = 20_000) -> float:
     """Gradients (reverse passes) until the excess is a millionth, overshot by 5% at most."""
     with jax.enable_x64(True), tally() as counts:
-        start = jnp.zeros(_data()[0].shape[1])
-        goal = _least() + ACCURACY * (float(_loss(start, None)) - _least())
-        solver, loss = _minimiser(name), counted(_loss, "losses")
-        point, advance = _driver(solver, lambda w, a: (loss(w, a), None), start)
+        start = jnp.zeros(_data(data)[0].shape[1])
+        goal = _least(data) + ACCURACY * (float(_loss(start, data)) - _least(data))
+        solver, loss = _minimiser(name, data), counted(partial(_loss, name=data), "losses")
+        point, advance = _driver(solver, lambda w, _: (loss(w), None), start)
         done = 0
-        while float(_loss(point[0], None)) > goal:
+        while float(_loss(point[0], data)) > goal:
             chunk = max(1, done // 20)
             point = advance(point, jnp.asarray(chunk))
             done += chunk
@@ -208,11 +226,11 @@ def _driver(solver: Any, fn: Any, start: jax.Array) -> tuple[Any, Any]:
     return arrays, advance
 
 
-@lru_cache(1)
-def _least() -> float:
+@lru_cache(2)
+def _least(data: str) -> float:
     """The minimum, by Newton's method to rounding."""
-    weights = jnp.zeros(_data()[0].shape[1])
+    weights = jnp.zeros(_data(data)[0].shape[1])
     for _ in range(30):
-        hessian, slope = jax.hessian(_loss)(weights, None), jax.grad(_loss)(weights, None)
+        hessian, slope = jax.hessian(_loss)(weights, data), jax.grad(_loss)(weights, data)
         weights = weights - jnp.linalg.solve(hessian, slope)
-    return float(_loss(weights, None))
+    return float(_loss(weights, data))
