@@ -174,6 +174,19 @@ def test_svd() -> None:
     same(product(adjoint(u), u), constant(np.eye(3)))
 
 
+def test_eigenvalues_of_a_matrix_without_symmetry() -> None:
+    """Newton's identities in reverse: power sums of the eigenvalues are traces of powers."""
+    turning = jnp.asarray([[0.0, 3.0, 0.0], [-3.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    matrix = moving(3, 3)
+
+    def shifted(t: Any) -> Any:
+        return matrix(t) + turning  # two eigenvalues are complex
+
+    for power in (1, 2, 3):
+        sums = expand(lambda t, p=power: jnp.sum(jnp.linalg.eigvals(shifted(t)) ** p))
+        same(sums, expand(lambda t, p=power: jnp.trace(jnp.linalg.matrix_power(shifted(t), p))))
+
+
 def test_the_gradient_of_a_high_order_term_passes_through_a_solve() -> None:
     matrix, h = moving(3, 3), 1e-5
 

@@ -169,6 +169,26 @@ def test_loops_whose_state_starts_constant() -> None:
     np.testing.assert_allclose(held, [1, 3, 6, 6, 0])
 
 
+def test_products_scattered_to_one_place() -> None:
+    """Where JAX has no derivative: two of the three updates meet at entry 1."""
+    places = jnp.asarray([1, 0, 1])
+
+    def scattered(x: Any) -> Any:
+        return jnp.exp(x).at[places].mul(jnp.sin(x))
+
+    def multiplied(x: Any) -> Any:
+        factors = jnp.stack([jnp.sin(x[1]), jnp.sin(x[0]) * jnp.sin(x[2]), jnp.ones(())])
+        return jnp.exp(x) * factors
+
+    x, v = jnp.asarray([0.3, 0.7, -0.4]), jnp.asarray([1.0, -1.0, 0.5])
+    np.testing.assert_allclose(line(scattered, x, v, 4), line(multiplied, x, v, 4), rtol=1e-12)
+
+    def rows(x: Any) -> Any:
+        return jnp.ones((2, 3)).at[jnp.asarray([1, 1])].mul(jnp.stack([x, jnp.sin(x)]))
+
+    np.testing.assert_allclose(line(rows, x, v, 3)[:, 1], line(lambda y: y * jnp.sin(y), x, v, 3))
+
+
 def test_a_vanishing_modulus_does_not_spread_nan() -> None:
     found = line(lambda x: jnp.abs(jnp.stack([x, 1 + x]) + 0j), 0.0, 1.0, 2)
     np.testing.assert_array_equal(found, [[0, 1], [0, 1], [0, 0]])

@@ -238,3 +238,42 @@ def _turning(moved: Term, values: Sequence[Term], turning: Sequence[Term], k: in
         return None
     identity = jnp.eye(top.shape[-1], dtype=bool)
     return jnp.where(identity, 0, top / jnp.where(identity, 1, gaps[0]))
+
+
+@rule("eig")
+def _eigenvalues(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
+    """B P = P W with B = V_0^-1 A V_0 and P_0 = I: the eigenvalues, whatever scales the vectors.
+
+    Series of the vectors themselves depend on how they are scaled, and are left to JAX's rule.
+    """
+    (a,) = arguments
+    parameters = equation.params
+    if parameters["compute_left_eigenvectors"] or parameters["compute_right_eigenvectors"]:
+        return by_jvp(equation, arguments)
+    first, vectors = lax.linalg.eig(
+        a.primal,
+        compute_left_eigenvectors=False,
+        compute_right_eigenvectors=True,
+        implementation=parameters["implementation"],
+        enable_eigvec_derivs=True,  # of what does not depend on their scale
+    )
+    matrices: list[Term] = [None if c is None else _similar(vectors, c) for c in a.terms]
+    identity = jnp.eye(vectors.shape[-1], dtype=bool)
+    gaps = jnp.where(identity, 1, first[..., None, :] - first[..., :, None])
+    changes: list[Term] = [identity.astype(first.dtype)]
+    values: list[Term] = [first]
+    for k in range(1, a.order + 1):
+        forward = convolution(matrices, [*changes, None], k, start=1, product=_product)
+        known = convolution(changes, values, k, start=1, stop=k, product=_scale_columns)
+        side = _minus(forward, known)
+        values.append(None if side is None else jnp.diagonal(side, axis1=-2, axis2=-1))
+        changes.append(None if side is None else jnp.where(identity, 0, side / gaps))
+    return [from_terms(values)]
+
+
+def _similar(vectors: Any, matrix: Any) -> Any:
+    return jnp.linalg.solve(vectors, _product(matrix.astype(vectors.dtype), vectors))
+
+
+def _scale_columns(matrix: Any, factors: Any) -> Any:
+    return matrix * factors[..., None, :]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from nearly.derivatives.taylor.interpreter import RULES, bind, evaluate_closed, rule
+from nearly.derivatives.taylor.interpreter import RULES, bind, by_jvp, evaluate_closed, rule
 from nearly.derivatives.taylor.series import (
     Series,
     Term,
@@ -314,3 +314,38 @@ def _top_k(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
     (x,) = arguments
     first, places = bind(equation, [x.primal])
     return [_taken(first, x, places, equation.params["axis"]), places]
+
+
+# ---- scattering products
+
+
+@rule("scatter-mul")
+def _scatter_multiply(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
+    """Where positions may repeat, which JAX does not differentiate, one update after the other."""
+    numbers = equation.params["dimension_numbers"]
+    if equation.params["unique_indices"] or numbers.operand_batching_dims:
+        return by_jvp(equation, arguments)
+    windows = numbers.update_window_dims
+    operand, indices, updates = arguments
+    along = [i for i in range(jnp.ndim(primal(updates))) if i not in windows]
+    single = lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(range(len(windows))),
+        inserted_window_dims=numbers.inserted_window_dims,
+        scatter_dims_to_operand_dims=numbers.scatter_dims_to_operand_dims,
+    )
+
+    def in_turn(operand: Any, indices: Any, updates: Any) -> Any:
+        ordered = jnp.transpose(updates, (*along, *windows))
+        rows = jnp.reshape(ordered, (-1, *ordered.shape[len(along) :]))
+        places = jnp.reshape(indices, (-1, indices.shape[-1]))
+
+        def step(state: Any, update: tuple[Any, Any]) -> tuple[Any, None]:
+            place, row = update
+            return lax.scatter_mul(
+                state, place, row, single, unique_indices=True, mode=equation.params["mode"]
+            ), None
+
+        return lax.scan(step, operand, (places, rows))[0]
+
+    program = jax.make_jaxpr(in_turn)(*(primal(x) for x in arguments))
+    return evaluate_closed(program, [operand, indices, updates])
