@@ -146,8 +146,8 @@ def static(
     """M-FAC's static algorithm: one rank-one update of the inverse per gradient.
 
     Takes the arguments of `woodbury`, and gives the same operator. Its set-up is m dependent
-    steps of 4 m d each, where `woodbury`'s is one matrix product: it is slower by an order of
-    magnitude. Take it for single entries.
+    steps of 4 m d each, bound by memory, where `woodbury`'s is one matrix product. Take it for
+    single entries.
     """
     blocks = _blocks(gradients, parameters, damping, width)
     m = gradients.shape[0]
