@@ -7,6 +7,7 @@ Ratios are medians of alternating pairs in one process, after compilation, equal
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import statistics
 import sys
@@ -21,10 +22,15 @@ import lineax as lx
 
 from nearly.curvature import influence, inverses, kronecker
 from nearly.curvature.fisher import Window, static, woodbury
+from nearly.curvature.lipschitz.bounds import LinearPropagation, RecurJac
+from nearly.curvature.lipschitz.forward import Interval
 from nearly.curvature.objective import Objective, SquaredError
-from nearly.curvature.operators import gauss_newton
+from nearly.curvature.operators import Hessian, gauss_newton
 from nearly.curvature.problems.inverse import exact_influence, pearson
+from nearly.curvature.problems.lipschitz import random_network
+from nearly.curvature.problems.spectrum import softmax_regression
 from nearly.curvature.problems.trained import case
+from nearly.curvature.spectrum import lanczos_quadrature
 
 Row = tuple[str, str, str, str]
 PAIRS = 7
@@ -185,11 +191,47 @@ def ekfac() -> Iterator[Row]:
     yield "EK-FAC / kronfluence on the same digits net", "", "not run", reason
 
 
+# ------------------------------------------------------------------ Lipschitz bounds, spectra
+
+
+def lipschitz() -> Iterator[Row]:
+    """Linear propagation beside RecurJac, whose bound it is compared with too."""
+    for activation in ("relu", "tanh", "gelu"):
+        problem = random_network(activation=activation)
+        with jax.enable_x64(True):
+            box = Interval(problem.lower, problem.upper)
+            ours, peer = (
+                functools.partial(method, problem.chain, box, "inf")
+                for method in (LinearPropagation(), RecurJac())
+            )
+            found, theirs = float(ours()), float(peer())
+            yield (
+                f"{activation} 16-64x4-10: linear bound {found:.3g} / RecurJac {theirs:.3g}, "
+                f"sampled {problem.attained:.3g}",
+                *pairs(ours, peer),
+            )
+    missing = importlib.util.find_spec("auto_LiRPA") is None
+    yield "linear bound / auto_LiRPA", "", "not run", "not installed" if missing else "needs torch"
+
+
+def spectrum() -> Iterator[Row]:
+    """Lanczos quadrature beside the dense eigendecomposition, softmax regression on digits."""
+    problem = softmax_regression()
+    operator = Hessian(problem.objective)
+    key = jax.random.key(0)
+    ours = jax.jit(lambda: lanczos_quadrature(operator, key, steps=30, probes=4).nodes)
+    dense = jax.jit(lambda: jnp.linalg.eigvalsh(operator.as_matrix()))
+    yield "30 steps, 4 probes / dense eigenvalues, 650 parameters", *pairs(ours, dense)
+    yield "Lanczos quadrature / matfree", "", "not run", "not installed"
+
+
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "m-fac": mfac,
     "capture": capture,
     "matvec": matvec,
     "ekfac": ekfac,
+    "lipschitz": lipschitz,
+    "spectrum": spectrum,
 }
 
 

@@ -190,8 +190,8 @@ def normal_constant() -> list[float]:
         "batch Hessian, to a factor of two",
         scaled="650 parameters instead of a VGG's millions",
     ),
-    limits="the curvature of cross-entropy vanishes as logits grow, so SGD settles elsewhere instead "
-    "of blowing up, and the largest rate that ends no worse grows faster than B",
+    limits="the curvature of cross-entropy vanishes as logits grow, so SGD settles elsewhere "
+    "instead of blowing up, and the largest rate that ends no worse grows faster than B",
 )
 def stable_rate() -> list[float]:
     return [_tracking(seed) for seed in SEEDS]
