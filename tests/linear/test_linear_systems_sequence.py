@@ -13,6 +13,7 @@ import pytest
 import nearly
 from nearly.core import catalogue
 from nearly.core.errors import InputError
+from nearly.core.measure import to_host
 from nearly.linear.conjugate_gradient import ConjugateGradient
 from nearly.linear.problems.sequence import (
     HeatSteps,
@@ -59,6 +60,27 @@ def test_solvers_and_functions_of_the_systems_are_learners_too() -> None:
     assert problem.learner(solver).suggest(state, 0.3)[0] is solver
     made = problem.learner(lambda systems: ConjugateGradient(1e-3, max_steps=systems.length))
     assert made.suggest((), 0.0)[0].max_steps == 12
+
+
+def catalogued() -> list[Any]:
+    """Every method for sequences; those of a paper are slow, and tested where they live too."""
+    lines = catalogue.methods("linear-sequences")
+    return [
+        pytest.param(name, marks=pytest.mark.slow if line.paper else ())
+        for name, line in lines.items()
+    ]
+
+
+@pytest.mark.parametrize("name", catalogued())
+def test_every_catalogued_method_solves_a_sequence(name: str) -> None:
+    problem = shifted_poisson_sequence(size=5, length=6)
+    method = catalogue.method(name, "linear-sequences")[0]
+    with jax.enable_x64(True):
+        standin = problem.build(method, 1e-6, key=jax.random.key(0))
+        record = eqx.filter_jit(problem.apply)(standin, key=jax.random.key(1))
+        errors = problem.errors(to_host(record))
+    assert errors["relative residual"] <= 1.01e-6
+    assert errors["iterations per system"] >= 1
 
 
 def test_heat_steps_are_crank_nicolsons() -> None:
