@@ -133,7 +133,8 @@ class MultiBinBisection(eqx.Module):
 
         def below(x: Array) -> Array:
             """Whether the solution lies above x."""
-            return jnp.where(rising, function(x) < y, function(x) > y)
+            value = function(x)
+            return jnp.where(rising, value < y, value > y)
 
         def narrow(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             left, right = bracket
