@@ -99,9 +99,14 @@ METHODS: dict[str, Method] = {
 __getattr__, __all__ = attach(
     __name__,
     {
+        "custom_fixed_point": "nearly.derivatives.implicit:custom_fixed_point",
+        "custom_root": "nearly.derivatives.implicit:custom_root",
         "directional_derivatives": "nearly.derivatives.taylor:directional_derivatives",
         "expectations": "nearly.derivatives.expectations",
         "fogzo": "nearly.derivatives.fogzo",
+        "implicit_fixed_point": "nearly.derivatives.implicit:implicit_fixed_point",
+        "implicit_root": "nearly.derivatives.implicit:implicit_root",
+        "invert": "nearly.derivatives.inverse:invert",
         "jet": "nearly.derivatives.taylor:jet",
         "reinmax": "nearly.derivatives.straight_through:reinmax",
     },
