@@ -39,7 +39,7 @@ def test_every_solver_of_the_catalogue(name: str, fresh_store: Any) -> None:
     problem = least_squares("gaussian", **SMALL)
     line = catalogue.method(name, "least-squares")[0]
     dials = problem.dials(line)
-    frontier = compare(problem, [name], dials=dials[:1] + dials[-1:], timed=False, seeds=(0,))
+    frontier = compare(problem, [name], dials=dials[-1:], timed=False, seeds=(0,))
     best = min(frontier, key=lambda run: run.worst)
     assert all(run.status == "ok" for run in frontier)
     sketched = "sketch" in name or "woodruff" in name
@@ -55,9 +55,9 @@ def test_work_is_products_with_the_matrix_and_its_transpose(fresh_store: Any) ->
     assert 8 <= iterative.work["matvecs"] <= 40
 
 
-@pytest.mark.parametrize("condition", [1e1, 1e8])
 @pytest.mark.parametrize("factor", [sketched_regression.qr_factor, sketched_regression.svd_factor])
-def test_the_condition_number_costs_no_steps(condition: float, factor: Any) -> None:
+def test_the_condition_number_costs_no_steps(factor: Any) -> None:
+    condition = 1e8
     left, right = np.linalg.qr(draw((400, 8)))[0], np.linalg.qr(draw((8, 8), 1))[0]
     matrix = (left * np.geomspace(1, 1 / condition, 8)) @ right
     rhs = matrix @ np.ones(8) + 1e-3 / condition * draw((400,), 2)
