@@ -46,7 +46,7 @@ def invert(function: Elementwise, search: Search) -> Elementwise:
     **Raises:** at run time, where a derivative is asked for and f_x is 0.
 
     **Cost:** that of the search; a derivative takes one jvp of `function` more than its own.
-    Paper: `smooth-normalizing-flows`, Section 4.
+    Paper: `smooth-normalizing-flows`.
     """
 
     def residual(x: Array, y: Array, *parameters: Any) -> Array:
@@ -98,7 +98,7 @@ class MultiBinBisection(eqx.Module):
     points each. So it is for machines on which a wide call costs as much as a narrow one; where
     calls cost by the point, 3 bins or 2 are the cheapest.
 
-    Paper: `smooth-normalizing-flows`, Algorithm 1; polishing is ours.
+    Paper: `smooth-normalizing-flows`; polishing is ours.
     """
 
     low: float

@@ -3,7 +3,7 @@
 A projection maps a point to the nearest one of a set; a proximal operator maps it to the minimiser
 of scale * g(x) + |x - point|^2 / 2. All are non-expansive, so they serve as steps of a fixed-point
 iteration, and inside the conditions of `conditions`. Where they have a kink (a face of the set is
-entered) their derivative is that of one side. Paper: `implicit-differentiation`, Appendix C.
+entered) their derivative is that of one side. Paper: `implicit-differentiation`.
 
 How they differ from the usual implementations: sorting decides which coordinates are active and
 nothing more, so derivatives never go through a sort; and no derivative is NaN, not at the centre of

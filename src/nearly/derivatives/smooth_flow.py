@@ -4,7 +4,7 @@ A flow maps data on the torus [0, 1)^d to uniform noise, layer by layer; log |de
 data's log-density, and its gradient a force that molecular dynamics can follow. A layer moves some
 coordinates by monotone maps of the circle whose parameters depend smoothly on the others.
 
-The bump that all is made of (paper: `smooth-normalizing-flows`, Section 3):
+The bump that all is made of (paper: `smooth-normalizing-flows`):
 
     rho(x) = exp(-alpha (x^-p - 1)) for x > 0, else 0          the ramp
     s(x) = rho(x) / (rho(x) + rho(1 - x))                      from 0 to 1 on [0, 1]
