@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,7 @@ import pytest
 from nearly.core.errors import InputError
 from nearly.training import fit
 from nearly.training.architectures import (
+    ResidualBlock,
     classifier_cnn,
     mlp,
     residual_cnn,
@@ -23,31 +25,44 @@ from nearly.training.architectures import (
 
 KEY = jax.random.key(0)
 
-# name -> (model, shape of one input, shape of its output)
-SMALL: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...]]] = {
-    "mlp": (mlp([3, 16, 16, 2], KEY), (3,), (2,)),
-    "cnn-1d": (residual_cnn(2, 3, KEY, width=8, blocks=1, dims=1), (2, 12), (3, 12)),
-    "cnn-2d": (residual_cnn(2, 3, KEY, width=8, blocks=1), (2, 6, 5), (3, 6, 5)),
-    "classifier": (classifier_cnn(1, 4, KEY, width=8, blocks=1), (1, 6, 6), (4,)),
-    "unet-1d": (unet(1, 2, KEY, width=4, dims=1), (1, 8), (2, 8)),
-    "unet-2d": (unet(1, 2, KEY, width=4, levels=1), (1, 4, 6), (2, 4, 6)),
-    "transformer": (transformer(3, 2, KEY, width=8, heads=2, length=6), (6, 3), (6, 2)),
+# name -> (how to make it from a key, shape of one input, shape of its output)
+SMALL: dict[str, tuple[Callable[[Any], Any], tuple[int, ...], tuple[int, ...]]] = {
+    "mlp": (lambda key: mlp([3, 16, 16, 2], key), (3,), (2,)),
+    "cnn": (lambda key: residual_cnn(2, 3, key, width=8, blocks=1), (2, 6, 5), (3, 6, 5)),
+    "classifier": (lambda key: classifier_cnn(1, 4, key, width=8, blocks=1), (1, 6, 6), (4,)),
+    "unet": (lambda key: unet(1, 2, key, width=4, levels=1, dims=1), (1, 8), (2, 8)),
+    "unet-2d": (lambda key: unet(1, 2, key, width=2, levels=2), (1, 4, 8), (2, 4, 8)),
+    "transformer": (
+        lambda key: transformer(3, 2, key, width=8, heads=2, blocks=1, length=6),
+        (6, 3),
+        (6, 2),
+    ),
 }
 
 
-def moved(model: Any, key: Any = KEY) -> Any:
-    """The model away from its start, where residual branches are zero and would test nothing."""
-    weights, rest = eqx.partition(model, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(weights)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [x + 0.2 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys)]
-    return eqx.combine(jax.tree.unflatten(structure, noisy), rest)
+def moved(make: Callable[[Any], Any]) -> Any:
+    """A model with weights drawn anew: at its start residual branches are zero and test nothing."""
+    draw = np.random.default_rng(0)
+
+    def filled(leaf: Any) -> Any:
+        return jnp.asarray(0.5 * draw.normal(size=leaf.shape), leaf.dtype)
+
+    shapes = eqx.filter_eval_shape(make, KEY)
+    return jax.tree.map(lambda x: filled(x) if hasattr(x, "dtype") else x, shapes)
+
+
+def called(model: Any, *inputs: Any) -> np.ndarray:
+    return np.asarray(eqx.filter_jit(model)(*inputs))
+
+
+def draw(*shape: int) -> Any:
+    return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_shapes_and_finite_gradients_that_reach_every_leaf(name: str) -> None:
-    model, before, after = SMALL[name]
-    x = jax.random.normal(KEY, (2, *before))
+    make, before, after = SMALL[name]
+    x = draw(2, *before)
 
     @eqx.filter_jit
     @eqx.filter_grad(has_aux=True)
@@ -55,56 +70,66 @@ def test_shapes_and_finite_gradients_that_reach_every_leaf(name: str) -> None:
         y = jax.vmap(model)(x)
         return jnp.mean((y - 1) ** 2), y
 
-    gradients, y = gradient(moved(model))
+    gradients, y = gradient(moved(make))
     assert y.shape == (2, *after)
     for leaf in jax.tree.leaves(gradients):
         assert np.isfinite(leaf).all() and np.any(leaf != 0)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn-1d", "classifier", "unet-1d", "transformer"])
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in SMALL if n != "mlp")],
+)
 def test_a_tiny_batch_is_learned_by_heart(name: str) -> None:
-    model, before, after = SMALL[name]
-    draw = np.random.default_rng(0)
-    data = (draw.normal(size=(4, *before)), draw.normal(size=(4, *after)))
+    make, before, after = SMALL[name]
+    data = (draw(4, *before), draw(4, *after)[::-1])
 
     def loss(model: Any, batch: Any, key: Any) -> Any:
         return jnp.mean((jax.vmap(model)(batch[0]) - batch[1]) ** 2)
 
-    float32 = jax.tree.map(lambda a: a.astype(np.float32), data)
-    got = fit(loss, model, float32, optimizer=optax.adam(1e-2), steps=400, key=KEY)
+    model = eqx.filter_jit(make)(KEY)
+    got = fit(loss, model, data, optimizer=optax.adam(1e-2), steps=400, key=KEY)
     assert got.losses[-1] < 0.15 * got.losses[0]
 
 
 def test_the_start_keeps_the_scale_of_the_signal() -> None:
-    deep = mlp([64] + [64] * 10 + [64], KEY, activation=jax.nn.relu)
-    x = jax.random.normal(KEY, (256, 64))
-    y = jax.vmap(deep)(x)
-    assert 0.3 < float(jnp.mean(y**2)) < 3  # equinox's own start would leave some 1e-5
+    deep = eqx.filter_jit(lambda key: mlp([64] + [64] * 10 + [64], key, jax.nn.relu))(KEY)
+    y = np.asarray(eqx.filter_jit(lambda model, x: jax.vmap(model)(x))(deep, draw(256, 64)))
+    assert 0.3 < np.mean(y**2) < 3  # equinox's own start would leave some 1e-5
+
+
+def test_residual_blocks_start_as_the_identity() -> None:
+    block = eqx.filter_jit(lambda key: ResidualBlock(4, 1, "ZEROS", key, condition=2))(KEY)
+    x = draw(4, 6)
+    np.testing.assert_array_equal(called(block, x, draw(2)), x)
 
 
 def test_periodic_convolutions_commute_with_translations() -> None:
-    field = residual_cnn(1, 2, KEY, width=4, blocks=1, padding="CIRCULAR")
-    net = classifier_cnn(1, 3, KEY, width=4, blocks=1, padding="CIRCULAR")
-    field, net = moved(field), moved(net)
-    x = jax.random.normal(KEY, (1, 6, 6))
+    small = {"width": 4, "blocks": 1}
+    field = moved(lambda key: residual_cnn(1, 2, key, **small, padding="CIRCULAR"))
+    net = moved(lambda key: classifier_cnn(1, 3, key, **small, padding="CIRCULAR"))
+    x = draw(1, 6, 6)
     turned = jnp.roll(x, (2, 1), (1, 2))
-    np.testing.assert_allclose(field(turned), jnp.roll(field(x), (2, 1), (1, 2)), atol=2e-5)
-    np.testing.assert_allclose(net(turned), net(x), atol=2e-5)
-    bordered = moved(residual_cnn(1, 2, KEY, width=4, blocks=1))
-    difference = bordered(turned) - jnp.roll(bordered(x), (2, 1), (1, 2))
+    there_and_back = np.roll(called(field, turned), (-2, -1), (1, 2))
+    np.testing.assert_allclose(there_and_back, called(field, x), atol=5e-5)
+    np.testing.assert_allclose(called(net, turned), called(net, x), atol=5e-5)
+    bordered = moved(lambda key: residual_cnn(1, 2, key, **small))
+    difference = np.roll(called(bordered, turned), (-2, -1), (1, 2)) - called(bordered, x)
     assert np.abs(difference).max() > 1e-2  # the zeros around the field break the symmetry
 
 
 def test_a_unet_commutes_with_translations_of_its_coarsest_grid() -> None:
-    net = moved(unet(1, 1, KEY, width=4, levels=1, dims=1, padding="CIRCULAR"))
-    x = jax.random.normal(KEY, (1, 8))
-    np.testing.assert_allclose(net(jnp.roll(x, 2, 1)), jnp.roll(net(x), 2, 1), atol=2e-5)
+    net = moved(lambda key: unet(1, 1, key, width=2, levels=1, dims=1, padding="CIRCULAR"))
+    x = draw(1, 8)
+    turned = np.roll(called(net, jnp.roll(x, 2, 1)), -2, 1)
+    np.testing.assert_allclose(turned, called(net, x), atol=5e-5)
 
 
 def test_a_unet_heeds_its_condition_and_names_bad_input() -> None:
-    net = moved(unet(1, 1, KEY, width=4, levels=1, dims=1, condition=3))
-    x = jax.random.normal(KEY, (1, 8))
-    assert np.abs(net(x, jnp.ones(3)) - net(x, jnp.zeros(3))).max() > 1e-3
+    net = moved(lambda key: unet(1, 1, key, width=2, levels=1, dims=1, condition=3))
+    x = draw(1, 8)
+    run = eqx.filter_jit(net)
+    assert np.abs(run(x, jnp.ones(3)) - run(x, jnp.zeros(3))).max() > 1e-3
     with pytest.raises(InputError, match="made to take a condition"):
         net(x)
     with pytest.raises(InputError, match=r"multiples of 2, not \[7\]"):
@@ -112,22 +137,22 @@ def test_a_unet_heeds_its_condition_and_names_bad_input() -> None:
 
 
 def test_attention_without_positions_commutes_with_permutations() -> None:
-    plain = moved(transformer(3, 2, KEY, width=8, heads=2))
-    placed = moved(transformer(3, 2, KEY, width=8, heads=2, length=6))
-    x = jax.random.normal(KEY, (6, 3))
-    order = jnp.array([3, 1, 5, 0, 2, 4])
-    np.testing.assert_allclose(plain(x[order]), plain(x)[order], atol=2e-5)
-    assert np.abs(placed(x[order]) - placed(x)[order]).max() > 1e-3
+    small = {"width": 8, "heads": 2, "blocks": 1}
+    plain = moved(lambda key: transformer(3, 2, key, **small))
+    placed = moved(lambda key: transformer(3, 2, key, **small, length=6))
+    x, order = draw(6, 3), np.array([3, 1, 5, 0, 2, 4])
+    np.testing.assert_allclose(called(plain, x[order]), called(plain, x)[order], atol=5e-5)
+    assert np.abs(called(placed, x[order]) - called(placed, x)[order]).max() > 1e-3
     with pytest.raises(InputError, match="7 exceeds the 6 positions"):
-        placed(jnp.zeros((7, 3)))
+        eqx.filter_eval_shape(placed, jnp.zeros((7, 3)))
 
 
 def test_a_causal_transformer_does_not_see_the_future() -> None:
-    net = moved(transformer(3, 2, KEY, width=8, heads=2, length=6, causal=True))
-    x = jax.random.normal(KEY, (6, 3))
-    changed = x.at[3].add(1.0)
-    np.testing.assert_array_equal(net(changed)[:3], net(x)[:3])
-    assert np.all(np.abs(net(changed)[3:] - net(x)[3:]).max(1) > 1e-4)
+    net = moved(lambda key: transformer(3, 2, key, width=8, heads=2, blocks=1, causal=True))
+    x = draw(6, 3)
+    before, after = called(net, x), called(net, x.at[3].add(1.0))
+    np.testing.assert_array_equal(after[:3], before[:3])
+    assert np.all(np.abs(after[3:] - before[3:]).max(1) > 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,9 @@ def _conv(
 
 
 def _norm(channels: int, dtype: Any) -> eqx.nn.GroupNorm:
-    groups = math.gcd(channels, 8)
+    # Several channels to a group: alone in one, a channel would lose the bias in front of it.
+    groups = math.gcd(max(channels // 4, 1), 8)
+    groups = groups if channels % groups == 0 else 1
     made = eqx.nn.GroupNorm(groups, channels)
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_array(x) else x, made)
 
