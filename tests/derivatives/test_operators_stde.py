@@ -229,6 +229,8 @@ def test_errors_name_the_value_and_the_remedy() -> None:
         stde(D(9))(cubic)(x, key)
     with pytest.raises(InputError, match="3 weights for 7 axes"):
         stde(power_sum(2, weights=jnp.ones(3)))(cubic)(x, key)
+    with pytest.raises(InputError, match="summands are too many to take all of"):
+        exact(laplacian() ** 2)(cubic)(jnp.ones(10**5))
     with pytest.raises(InputError, match="0 directions: at least 1"):
         Sparse(0)
     with pytest.raises(InputError, match="divide the dimension 10"):

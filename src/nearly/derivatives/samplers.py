@@ -63,6 +63,11 @@ class Sparse(Sampler):
     def draw(self, slots: Sequence[Slot], x: Float[Array, " d"], key: Key[Array, ""]) -> Draw:
         sizes = [_size(slot, x) for slot in slots]
         population = math.prod(sizes)
+        if population > LARGEST_POPULATION <= self.directions:
+            raise InputError(
+                f"{population:.3g} summands are too many to take all of: give stde a sampler such "
+                "as Sparse(16)"
+            )
         indices = _draw_tuples(key, sizes, min(self.directions, population))
         count = len(indices[0])
         vectors = tuple(_members(s, i, x) for s, i in zip(slots, indices, strict=True))

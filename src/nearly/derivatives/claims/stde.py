@@ -16,7 +16,7 @@ from nearly.derivatives import operator_peers
 from nearly.derivatives.mixed_partials import polarised, shaped
 from nearly.derivatives.operators import Operator, laplacian
 from nearly.derivatives.pinn import BallPoints, ball_network, single_sample_residual_loss
-from nearly.derivatives.problems.operators import CASES, DerivativeOperator
+from nearly.derivatives.problems.operators import DerivativeOperator
 from nearly.derivatives.samplers import GAUSSIAN, Dense, Sampler, Sparse
 from nearly.derivatives.stde import Estimate, stde
 
@@ -44,10 +44,8 @@ SAMPLERS: dict[str, tuple[Sampler, ...]] = {
     ),
 )
 def unbiased() -> list[float]:
-    return [
-        max(_deviation(case, s, seed) for case in CASES for s in SAMPLERS[case])
-        for seed in range(3)
-    ]
+    cases = [(case, sampler) for case, samplers in SAMPLERS.items() for sampler in samplers]
+    return [max(_deviation(*case, seed) for case in cases) for seed in range(3)]
 
 
 def _deviation(name: str, sampler: Sampler, seed: int) -> float:
