@@ -269,7 +269,8 @@ class NormProduct(eqx.Module):
     def __call__(self, chain: Chain, box: Interval, norm: Norm) -> Float[Array, ""]:
         order = {"1": 1, "2": 2, "inf": jnp.inf}[norm]
         norms = [jnp.linalg.norm(weight, order) for weight in chain.weights]
-        everywhere = jnp.asarray([jnp.finfo(chain.weights[0].dtype).max / 4])
+        # Every derivative is monotone further out, and there equal to its limit to rounding.
+        everywhere = jnp.asarray([100.0], chain.weights[0].dtype)
         for activation in chain.activations:
             low, high = activation.derivative_range(-everywhere, everywhere)
             norms.append(jnp.maximum(jnp.abs(low), jnp.abs(high))[0])

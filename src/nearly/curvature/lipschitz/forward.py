@@ -121,7 +121,8 @@ def _shrunk(box: Interval, planes: Planes, clip: Interval) -> Interval:
     terms = jnp.maximum(c * box.lower, c * box.upper)
     # Row by row, what is left for one input when the others do all they can.
     rest = least[:, None] - (planes.highest(box)[:, None] - terms)
-    rest -= rounding(1, c.dtype) * (jnp.abs(terms) + jnp.abs(planes.constants)[:, None])
+    sizes = jnp.sum(jnp.abs(terms), axis=1) + jnp.abs(planes.constants) + jnp.abs(least)
+    rest -= rounding(c.shape[1], c.dtype) * sizes[:, None]
     bound = rest / jnp.where(c == 0, 1, c)
     bound = jnp.where(c > 0, bound - _ulp(bound), bound + _ulp(bound))
     lower = jnp.max(jnp.where(c > 0, bound, -jnp.inf), axis=0)
