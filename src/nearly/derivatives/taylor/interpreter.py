@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.interpreters import partial_eval as pe
 
@@ -71,10 +72,33 @@ def evaluate_closed(jaxpr: Any, arguments: Sequence[Value]) -> list[Value]:
 def apply(equation: JaxprEqn, arguments: Sequence[Value]) -> Sequence[Value]:
     """The results of one equation."""
     if not any(isinstance(x, Series) for x in arguments):
-        return bind(equation, arguments)
+        return [_spread_zero(equation)] if _spreads_zero(equation) else bind(equation, arguments)
     if not carries_derivative(equation):
         return bind(equation, [primal(x) for x in arguments])
     return RULES.get(equation.primitive.name, by_jvp)(equation, arguments)
+
+
+# Rules written for all arguments multiply by the zero tangents of those that hold still. That zero
+# stays known, so that the products are not expanded.
+
+
+def _spreads_zero(equation: JaxprEqn) -> bool:
+    return equation.primitive.name == "broadcast_in_dim" and is_zero(
+        getattr(equation.invars[0], "val", None)
+    )
+
+
+def _spread_zero(equation: JaxprEqn) -> Any:
+    aval: Any = equation.outvars[0].aval
+    return np.broadcast_to(np.zeros((), aval.dtype), aval.shape)  # takes no memory
+
+
+def is_zero(x: Value) -> bool:
+    """Whether a value is known, while tracing, to be zero all over: at once, without a search."""
+    if x is None or isinstance(x, (Series, jax.Array)):
+        return False
+    array = np.asarray(x)
+    return bool(array.size > 0 and not any(array.strides) and array.flat[0] == 0)
 
 
 def carries_derivative(equation: JaxprEqn) -> bool:

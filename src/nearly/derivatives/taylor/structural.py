@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from nearly.derivatives.taylor.interpreter import RULES, bind, by_jvp, evaluate_closed, rule
+from nearly.derivatives.taylor.interpreter import (
+    RULES,
+    bind,
+    by_jvp,
+    evaluate_closed,
+    is_zero,
+    rule,
+)
 from nearly.derivatives.taylor.series import (
     Series,
     Term,
@@ -124,6 +131,8 @@ def _add(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
 @rule("mul", "dot_general", "conv_general_dilated")
 def _bilinear(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
     x, y = arguments
+    if is_zero(x) or is_zero(y):
+        return bind(equation, [primal(x), primal(y)])
     if x is y and equation.primitive.name == "mul":
         return [square(x)]
     return [multiply(x, y, lambda a, b: bind(equation, [a, b])[0])]
