@@ -50,7 +50,7 @@ def higher_order_programs() -> list[float]:
 
 def _third_derivatives(seed: int) -> float:
     program, (x, v) = random_program(seed, depth=1), map(jnp.asarray, _line(seed))
-    ours = directional_derivatives(program, x, v, 3)
+    ours = jax.jit(lambda x, v: directional_derivatives(program, x, v, 3))(x, v)
     nested: Callable[[Any], Any] = lambda t: program(x + t * v)  # noqa: E731
     for _ in range(3):
         nested = _differentiated(nested)
