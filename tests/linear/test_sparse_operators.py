@@ -65,6 +65,7 @@ def test_products_are_those_of_the_matrix_in_every_layout(name: str) -> None:
     np.testing.assert_array_equal(as_scipy(operator).toarray(), matrix.toarray())
     np.testing.assert_allclose(operator.as_matrix(), matrix.toarray())
     np.testing.assert_allclose(operator.T.as_matrix(), matrix.toarray().T)
+    np.testing.assert_array_equal(lx.diagonal(operator), matrix.diagonal())
 
 
 @pytest.mark.parametrize("name", ["diagonals", "short rows", "long rows", "arrow"])
