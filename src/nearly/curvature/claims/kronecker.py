@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +45,7 @@ def _agreement(model: str, seed: int, damping: float | None, methods: Sequence[A
 @claim(
     "ekfac-influence",
     "agrees-with-the-exact-solve-at-relative-damping",
-    cost="medium",
+    cost="slow",
     expected=Expected(
         "Pearson correlation of EK-FAC influences with those of the exact Gauss-Newton matrix, "
         f"damped by a tenth of each layer's mean eigenvalue; the lowest of {WHERE}",
@@ -54,6 +55,9 @@ def _agreement(model: str, seed: int, damping: float | None, methods: Sequence[A
         "as agreement with the solve that those approximate",
         scaled=SMALLER,
     ),
+    limits="a tenth of the mean eigenvalue lies far above most eigenvalues and far below the "
+    "largest, so directions that no Kronecker product resolves decide: of the diabetes net the "
+    "exact block of each layer reaches 0.95, its best diagonal in the Kronecker basis 0.78",
 )
 def agreement_relative() -> list[float]:
     return [min(_agreement(m, s, None, [EKFAC])[0] for m in MODELS) for s in SEEDS]
@@ -62,7 +66,7 @@ def agreement_relative() -> list[float]:
 @claim(
     "ekfac-influence",
     "agrees-with-the-exact-solve-at-damping-a-tenth",
-    cost="medium",
+    cost="slow",
     expected=Expected(
         "Pearson correlation of EK-FAC influences with those of the exact Gauss-Newton matrix, "
         f"damped by 0.1; the lowest of {WHERE}",
@@ -80,7 +84,7 @@ def agreement_tenth() -> list[float]:
 @claim(
     "ekfac-influence",
     "above-the-diagonal-fisher",
-    cost="medium",
+    cost="slow",
     expected=Expected(
         "Pearson correlation with the exact influences, EK-FAC's minus the diagonal Fisher's, "
         f"damping a tenth of each layer's mean eigenvalue; the lowest of {WHERE}",
@@ -109,10 +113,19 @@ def _responses(model: str, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Changes of 5 test losses when a copy of one training sample is added; which; what is left."""
     found = case(model, None, seed)
     objective, (inputs, targets) = found.objective, trained(model, seed)[1]
-    flat, unflatten = ravel_pytree(objective.parameters)
     factor = jnp.linalg.cholesky(jnp.asarray(found.matrix))
-    weight = 1 / objective.samples
     queries = objective.on(inputs[:QUERIES], targets[:QUERIES])
+    chosen = np.random.default_rng(seed).permutation(objective.samples)[:UPWEIGHTED]
+    change, left = _response_of_each(objective, queries, found.damping, factor, jnp.asarray(chosen))
+    return np.asarray(change).T, chosen, float(jnp.max(left))
+
+
+@eqx.filter_jit
+def _response_of_each(
+    objective: Objective, queries: Objective, damping: Any, factor: Any, chosen: Any
+) -> tuple[Any, Any]:
+    flat, unflatten = ravel_pytree(objective.parameters)
+    weight = 1 / objective.samples
 
     def losses(parameters: Any) -> Any:
         return jax.vmap(objective.sample_loss, (None, 0, 0))(parameters, *queries.data)
@@ -120,14 +133,11 @@ def _responses(model: str, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     def response(index: Any) -> Any:
         x, t = jax.tree.map(lambda a: a[index], objective.data)
         change, left = functions.proximal_bregman_response(
-            objective, found.damping, x, t, weight, factor, steps=40
+            objective, damping, x, t, weight, factor, steps=40
         )
-        after = losses(unflatten(flat + change))
-        return (after - losses(objective.parameters)) / weight, left
+        return (losses(unflatten(flat + change)) - losses(objective.parameters)) / weight, left
 
-    chosen = np.random.default_rng(seed).permutation(objective.samples)[:UPWEIGHTED]
-    change, left = jax.jit(lambda c: jax.lax.map(response, c))(jnp.asarray(chosen))
-    return np.asarray(change).T, chosen, float(jnp.max(left))
+    return jax.lax.map(response, chosen)
 
 
 def _with_response(model: str, seed: int, method: Any) -> float:
@@ -204,6 +214,8 @@ def over_gradient_products() -> list[float]:
         "abstract: the inverse-Hessian product is orders of magnitude faster",
         scaled=SMALLER,
     ),
+    limits="at 1,210 parameters EK-FAC's product takes less than a millisecond, much of it the "
+    "call's overhead; the ratio grows with the network and the passes that LiSSA needs",
 )
 def speed() -> list[float]:
     with jax.enable_x64(True):
