@@ -103,10 +103,10 @@ class Planes(NamedTuple):
     """Linear bounds in the inputs: `z <= coefficients x + constants`; the first half of the rows
     are of the units z, the second of -z."""
 
-    coefficients: Float[Array, "2n inputs"]
-    constants: Float[Array, " 2n"]
+    coefficients: Float[Array, "rows inputs"]
+    constants: Float[Array, " rows"]
 
-    def highest(self, box: Interval) -> Float[Array, " 2n"]:
+    def highest(self, box: Interval) -> Float[Array, " rows"]:
         """The largest value over a box, rounded outward."""
         c = self.coefficients
         top = jnp.maximum(c, 0) @ box.upper + jnp.minimum(c, 0) @ box.lower
