@@ -8,6 +8,16 @@ from nearly.core.catalogue import Method, Problem
 from nearly.core.lazy import attach
 
 PROBLEMS: dict[str, Problem] = {
+    **{
+        name: Problem(f"nearly.linear.problems.instances:{name.replace('-', '_')}")
+        for name in (
+            "poisson2d",
+            "poisson3d",
+            "poisson2d-obstacles",
+            "anisotropic2d",
+            "convection-diffusion2d",
+        )
+    },
     "heat2d-sequence": Problem("nearly.linear.problems.sequence:heat2d_sequence"),
     "shifted-poisson-sequence": Problem("nearly.linear.problems.sequence:shifted_poisson_sequence"),
     **{
@@ -24,7 +34,31 @@ PROBLEMS: dict[str, Problem] = {
         for name, root in (("sqrt", 2), ("inverse-sqrt", -2), ("inverse-fourth-root", -4))
         for suffix in ("", "-gradient")
     },
+    "graph-values": Problem("nearly.linear.problems.graph_values:GraphValues"),
 }
+
+
+def _system(target: str, source: str = "ours", *, default: bool = True) -> Method:
+    return Method(f"nearly.linear.{target}", "linear-systems", None, source, default)
+
+
+def _polynomial(target: str, paper: str | None) -> Method:
+    source = "ours" if paper else "peer"
+    where = f"nearly.linear.polynomial:{target}"
+    return Method(where, "linear-systems", paper, source, default=False)
+
+
+def _fixed(target: str) -> Method:
+    return Method(f"nearly.linear.systems:{target}", "linear-sequences", default=True)
+
+
+def _tuned(target: str, *, default: bool = True) -> Method:
+    where = f"nearly.linear.autotune:{target}"
+    return Method(where, "linear-sequences", "learning-to-relax", default=default)
+
+
+def _graph(target: str, paper: str | None = None, source: str = "peer") -> Method:
+    return Method(f"nearly.linear.graph_peers:{target}", "graph-solvers", paper, source, True)
 
 
 def _least_squares(target: str, source: str = "ours", *, default: bool = True) -> Method:
@@ -38,6 +72,43 @@ def _root(target: str, source: str = "ours", *, default: bool = True) -> Method:
 
 
 METHODS: dict[str, Method] = {
+    "conjugate-gradient": _system("systems:conjugate_gradient"),
+    "jacobi-cg": _system("systems:jacobi_cg", default=False),
+    "ssor-cg": _system("systems:ssor_cg"),
+    "incomplete-cholesky-cg": _system("systems:incomplete_cholesky_cg"),
+    "multigrid-cg": _system("systems:multigrid_cg"),
+    "deflated-cg": _system("systems:deflated_cg", default=False),
+    "flexible-cg": _system("systems:flexible_cg", default=False),
+    "incomplete-lu-gmres": _system("systems:incomplete_lu_gmres"),
+    "fixed-cg": _fixed("conjugate_gradient"),
+    "fixed-gauss-seidel": _fixed("gauss_seidel"),
+    "fixed-symmetric-gauss-seidel-cg": _fixed("symmetric_gauss_seidel_cg"),
+    "lineax-cg": _system("peers:lineax_cg", "peer"),
+    "lineax-gmres": _system("peers:lineax_gmres", "peer"),
+    "lineax-bicgstab": _system("peers:lineax_bicgstab", "peer"),
+    "lineax-lu": _system("peers:lineax_lu", "peer"),
+    "scipy-cg": _system("peers:scipy_cg", "peer"),
+    "scipy-gmres": _system("peers:scipy_gmres", "peer", default=False),
+    "scipy-bicgstab": _system("peers:scipy_bicgstab", "peer"),
+    "scipy-splu": _system("peers:scipy_splu", "peer"),
+    "pyamg-ruge-stuben": _system("pyamg_peers:ruge_stuben", "peer"),
+    "pyamg-smoothed-aggregation": _system("pyamg_peers:smoothed_aggregation", "peer"),
+    "symmetric-polynomial-cg": _polynomial("symmetric_polynomial_cg", "polynomial-preconditioning"),
+    "chebyshev-polynomial-cg": _polynomial("chebyshev_cg", None),
+    "deep-conjugate-direction": Method(
+        "nearly.linear.learned_direction:deep_conjugate_direction",
+        "linear-systems",
+        "deep-conjugate-direction",
+    ),
+    "tsallis-sor": _tuned("tsallis_sor", default=False),
+    "tsallis-ssor-cg": _tuned("tsallis_ssor_cg"),
+    "binned-sor": _tuned("binned_sor", default=False),
+    "binned-ssor-cg": _tuned("binned_ssor_cg", default=False),
+    "chebyshev-sor": _tuned("chebyshev_sor", default=False),
+    "chebyshev-ssor-cg": _tuned("chebyshev_ssor_cg"),
+    "convergent-graph": _graph("convergent", "convergent-graph-solvers", "ours"),
+    "encoded-graph": _graph("EncodedGraph"),
+    "unrolled-graph": _graph("UnrolledGraph"),
     "hadamard-sketch": _least_squares("sketched_regression:hadamard_and_solve"),
     "sparse-sketch": _least_squares("sketched_regression:sparse_and_solve"),
     "count-sketch": _least_squares("sketched_regression:count_and_solve"),
@@ -62,54 +133,6 @@ METHODS: dict[str, Method] = {
     "scipy-sqrtm": _root("matrix_function_peers:scipy_sqrtm", "peer", default=False),
 }
 
-
-def _system(target: str, source: str = "ours", *, default: bool = True) -> Method:
-    return Method(f"nearly.linear.{target}", "linear-systems", None, source, default)
-
-
-def _fixed(target: str) -> Method:
-    return Method(f"nearly.linear.systems:{target}", "linear-sequences", default=True)
-
-
-PROBLEMS.update(
-    {
-        name: Problem(f"nearly.linear.problems.instances:{name.replace('-', '_')}")
-        for name in (
-            "poisson2d",
-            "poisson3d",
-            "poisson2d-obstacles",
-            "anisotropic2d",
-            "convection-diffusion2d",
-        )
-    }
-)
-
-METHODS.update(
-    {
-        "conjugate-gradient": _system("systems:conjugate_gradient"),
-        "jacobi-cg": _system("systems:jacobi_cg", default=False),
-        "ssor-cg": _system("systems:ssor_cg"),
-        "incomplete-cholesky-cg": _system("systems:incomplete_cholesky_cg"),
-        "multigrid-cg": _system("systems:multigrid_cg"),
-        "deflated-cg": _system("systems:deflated_cg", default=False),
-        "flexible-cg": _system("systems:flexible_cg", default=False),
-        "incomplete-lu-gmres": _system("systems:incomplete_lu_gmres"),
-        "fixed-cg": _fixed("conjugate_gradient"),
-        "fixed-gauss-seidel": _fixed("gauss_seidel"),
-        "fixed-symmetric-gauss-seidel-cg": _fixed("symmetric_gauss_seidel_cg"),
-        "lineax-cg": _system("peers:lineax_cg", "peer"),
-        "lineax-gmres": _system("peers:lineax_gmres", "peer"),
-        "lineax-bicgstab": _system("peers:lineax_bicgstab", "peer"),
-        "lineax-lu": _system("peers:lineax_lu", "peer"),
-        "scipy-cg": _system("peers:scipy_cg", "peer"),
-        "scipy-gmres": _system("peers:scipy_gmres", "peer", default=False),
-        "scipy-bicgstab": _system("peers:scipy_bicgstab", "peer"),
-        "scipy-splu": _system("peers:scipy_splu", "peer"),
-        "pyamg-ruge-stuben": _system("pyamg_peers:ruge_stuben", "peer"),
-        "pyamg-smoothed-aggregation": _system("pyamg_peers:smoothed_aggregation", "peer"),
-    }
-)
-
 # What a system must be for a method to run unasked: symmetric positive definite, not so, on a
 # structured grid, small enough for a dense matrix.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -129,53 +152,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 FILES = dict.fromkeys((".mtx", ".mtx.gz", ".npz"), "nearly.linear.matrix_market:resolve")
-
-PROBLEMS["graph-values"] = Problem("nearly.linear.problems.graph_values:GraphValues")
-
-
-def _tuned(target: str, *, default: bool = True) -> Method:
-    where = f"nearly.linear.autotune:{target}"
-    return Method(where, "linear-sequences", "learning-to-relax", default=default)
-
-
-def _graph(target: str, paper: str | None = None, source: str = "peer") -> Method:
-    return Method(f"nearly.linear.graph_peers:{target}", "graph-solvers", paper, source, True)
-
-
-METHODS.update(
-    {
-        "deep-conjugate-direction": Method(
-            "nearly.linear.learned_direction:deep_conjugate_direction",
-            "linear-systems",
-            "deep-conjugate-direction",
-        ),
-        "tsallis-sor": _tuned("tsallis_sor", default=False),
-        "tsallis-ssor-cg": _tuned("tsallis_ssor_cg"),
-        "binned-sor": _tuned("binned_sor", default=False),
-        "binned-ssor-cg": _tuned("binned_ssor_cg", default=False),
-        "chebyshev-sor": _tuned("chebyshev_sor", default=False),
-        "chebyshev-ssor-cg": _tuned("chebyshev_ssor_cg"),
-        "convergent-graph": _graph("convergent", "convergent-graph-solvers", "ours"),
-        "encoded-graph": _graph("EncodedGraph"),
-        "unrolled-graph": _graph("UnrolledGraph"),
-    }
-)
-
-
-def _polynomial(target: str, paper: str | None) -> Method:
-    source = "ours" if paper else "peer"
-    where = f"nearly.linear.polynomial:{target}"
-    return Method(where, "linear-systems", paper, source, default=False)
-
-
-METHODS.update(
-    {
-        "symmetric-polynomial-cg": _polynomial(
-            "symmetric_polynomial_cg", "polynomial-preconditioning"
-        ),
-        "chebyshev-polynomial-cg": _polynomial("chebyshev_cg", None),
-    }
-)
 
 __getattr__, __all__ = attach(
     __name__,
