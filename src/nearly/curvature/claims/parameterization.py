@@ -178,8 +178,8 @@ def shampoo_standard() -> list[float]:
     "sgd-in-mup-changes-all-layers-alike",
     cost="medium",
     expected=Expected(_QUANTITY + "SGD in muP", "<=", 0.2, _ZERO),
-    limits="cause not established; suspected is the initial output, whose size falls with width from "
-    "that of the targets at 64, and the errors with it",
+    limits="cause not established; suspected is the initial output, whose size falls with width "
+    "from that of the targets at 64, and the errors with it",
 )
 def sgd_mup() -> list[float]:
     return _steepest(_first_order(optax.sgd(0.01), "sgd"), mup=True)
