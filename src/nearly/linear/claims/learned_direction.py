@@ -57,6 +57,8 @@ def _solved(solver: Any, size: int) -> list[int]:
         scaled="64^2 and 128^2 instead of up to 256^3; 8 channels and 400 Ritz vectors instead of "
         "16 and 10,000; minutes of training",
     ),
+    limits="a network of two resolutions sees some thirty points far: what is smoother than that "
+    "it does not see, and the more points along a side, the more of the error is",
 )
 def growth_with_the_grid() -> list[float]:
     small, large = _iterations(64)["learned"], _iterations(128)["learned"]
