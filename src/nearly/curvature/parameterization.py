@@ -93,10 +93,12 @@ def mup_init(model: PyTree, base: PyTree, key: PRNGKeyArray, *, gain: float = 1.
 
     **Arguments:**
 
-    - `model`, `base`: as of `roles`. `gain`: of every matrix; sqrt(2) suits ReLU.
+    - `model`, `base`: as of `roles`. `gain`: of every matrix that a nonlinearity follows, so not of
+      the output's; sqrt(2) suits ReLU.
 
-    Weights have the standard deviation `gain / sqrt(fan-in)`, those of the output divided by
-    `sqrt(width / base width)` as well, so that at the base's width nothing changes. The output is
+    Weights have the standard deviation `gain / sqrt(fan-in)`, those of the output
+    `1 / sqrt(fan-in)`, divided by `sqrt(width / base width)` as well, so that at the base's width
+    nothing changes. The output is
     small but not zero: from zero, the first step of K-FAC solves a least-squares problem of the
     initial features, and learns no others. Paper: `second-order-infinite-width`.
     """
@@ -112,6 +114,7 @@ def _drawn(leaf: Array, scaling: Scaling, key: PRNGKeyArray, gain: float) -> Arr
     if leaf.ndim < 2:
         return jnp.zeros_like(leaf)
     excess = STD_EXPONENTS[scaling.role] - 0.5  # the first half is in the fan-in
+    gain = 1.0 if scaling.role == "output" else gain
     std = gain / math.sqrt(scaling.fan_in) * scaling.width**-excess
     return std * jax.random.normal(key, leaf.shape, leaf.dtype)
 

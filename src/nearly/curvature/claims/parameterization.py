@@ -51,14 +51,28 @@ def _activations(model: MLP, x: Any) -> dict[str, Any]:
     return {"h1": first, "h2": second, "f": model.layers[2](second)}
 
 
-def _changes(step: Step, *, mup: bool) -> Callable[[int, int], Any]:
-    """What one step of full-batch training changes, on random regression data."""
+Targets = Callable[[np.random.Generator, np.ndarray], np.ndarray]  # (draws, inputs) -> targets
+
+
+def _noise(draws: np.random.Generator, inputs: np.ndarray) -> np.ndarray:
+    """Targets that the inputs say nothing about."""
+    return draws.normal(size=(len(inputs), OUTPUTS))
+
+
+def _taught(draws: np.random.Generator, inputs: np.ndarray) -> np.ndarray:
+    """Targets that are a linear function of the inputs."""
+    return inputs @ draws.normal(size=(INPUTS, OUTPUTS)) / INPUTS**0.5
+
+
+def _changes(step: Step, *, mup: bool, targets_of: Targets = _noise) -> Callable[[int, int], Any]:
+    """What one step of full-batch training changes."""
 
     def changes(width: int, seed: int) -> Any:
         model, base = _network(width, seed, mup=mup)
-        draw = np.random.default_rng(seed).normal
-        inputs = jnp.asarray(draw(size=(SAMPLES, INPUTS)), jnp.float32)
-        targets = jnp.asarray(draw(size=(SAMPLES, OUTPUTS)), jnp.float32)
+        draws = np.random.default_rng(seed)
+        known = draws.normal(size=(SAMPLES, INPUTS))
+        inputs = jnp.asarray(known, jnp.float32)
+        targets = jnp.asarray(targets_of(draws, known), jnp.float32)
         objective = Objective.of(model, SquaredError(), inputs, targets)
         moved = eqx.apply_updates(model, step(model, base, objective))
         before, after = (jax.vmap(_activations, (None, 0))(m, inputs) for m in (model, moved))
@@ -90,9 +104,16 @@ def _kfac(damping: Damping, rule: str | None) -> Step:
     return step
 
 
-def _steepest(step: Step, *, mup: bool, layers: tuple[str, ...] = ("h1", "h2", "f")) -> list[float]:
+def _steepest(
+    step: Step,
+    *,
+    mup: bool,
+    layers: tuple[str, ...] = ("h1", "h2", "f"),
+    targets_of: Targets = _noise,
+) -> list[float]:
     """For each seed, the slope of largest size among the layers."""
-    slopes = [coordinate_check(_changes(step, mup=mup), WIDTHS, seeds=(s,)) for s in range(3)]
+    changes = _changes(step, mup=mup, targets_of=targets_of)
+    slopes = [coordinate_check(changes, WIDTHS, seeds=(s,)) for s in range(3)]
     return [max(abs(s[name]) for name in layers) for s in slopes]
 
 
@@ -178,11 +199,23 @@ def shampoo_standard() -> list[float]:
     "sgd-in-mup-changes-all-layers-alike",
     cost="medium",
     expected=Expected(_QUANTITY + "SGD in muP", "<=", 0.2, _ZERO),
-    limits="cause not established; suspected is the initial output, whose size falls with width "
-    "from that of the targets at 64, and the errors with it",
+    limits="targets that are noise leave a first step little to learn but to undo the initial "
+    "output, whose size falls as the square root of the width",
 )
 def sgd_mup() -> list[float]:
     return _steepest(_first_order(optax.sgd(0.01), "sgd"), mup=True)
+
+
+@claim(
+    PAPER,
+    "sgd-in-mup-changes-all-layers-alike-where-there-is-something-to-learn",
+    cost="medium",
+    expected=Expected(
+        _QUANTITY + "SGD in muP, targets a linear function of the inputs", "<=", 0.2, _ZERO
+    ),
+)
+def sgd_mup_taught() -> list[float]:
+    return _steepest(_first_order(optax.sgd(0.01), "sgd"), mup=True, targets_of=_taught)
 
 
 # ------------------------------------------------------------------ transfer of the learning rate
