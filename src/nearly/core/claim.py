@@ -190,8 +190,8 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether the expectation or verdict differs, or the measure by more than rounding noise."""
-    if old["holds"] != new["holds"] or old["expected"] != new["expected"]:
+    """Whether the claim or its verdict differs, or the measure by more than rounding noise."""
+    if any(old[name] != new[name] for name in ("holds", "expected", "reason", "cost")):
         return True
     before, after = old["measured"]["value"], new["measured"]["value"]
     if before is None or after is None:
