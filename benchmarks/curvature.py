@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+from alternating import Row, main, pairs
 
 from nearly.curvature import influence, inverses, kronecker
 from nearly.curvature.fisher import Window, static, woodbury
@@ -32,28 +31,17 @@ from nearly.curvature.problems.spectrum import softmax_regression
 from nearly.curvature.problems.trained import case
 from nearly.curvature.spectrum import lanczos_quadrature
 
-Row = tuple[str, str, str, str]
 PAIRS = 7
 
 
-def seconds(use: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(use())
-    return time.perf_counter() - start
+def against(what: str, ours: Callable[[], Any], peer: Callable[[], Any], count: int = PAIRS) -> Row:
+    """A row for what ours and a peer's are."""
+    return {"what: ours / peer": what, **pairs(ours, peer, count).row}
 
 
-def pairs(ours: Callable[[], Any], peer: Callable[[], Any], count: int = PAIRS) -> tuple[str, ...]:
-    """Medians of both, and of their ratio with its quartiles."""
-    for use in (ours, peer):
-        jax.block_until_ready(use())
-    samples = [(seconds(ours), seconds(peer)) for _ in range(count)]
-    ratios = sorted(p / o for o, p in samples)
-    quartiles = f"{ratios[count // 4]:.2f} to {ratios[-1 - count // 4]:.2f}"
-    return (
-        f"{1e3 * statistics.median(o for o, _ in samples):.2f} ms",
-        f"{1e3 * statistics.median(p for _, p in samples):.2f} ms",
-        f"{statistics.median(ratios):.2f} ({quartiles})",
-    )
+def not_run(what: str, reason: str) -> Row:
+    """A row for a peer that cannot run."""
+    return {"what: ours / peer": what, "ours / peer": f"not run: {reason}"}
 
 
 # ------------------------------------------------------------------ M-FAC
@@ -74,22 +62,20 @@ def mfac() -> Iterator[Row]:
 
         for what, made in (("set-up and product", product), ("set-up and diagonal", diagonal)):
             ours, peer = made(woodbury), made(static)
-            found = pairs(
+            yield against(
+                f"Woodbury / static, {what}, {size}",
                 lambda f=ours, g=gradients, x=x: f(g, x),
                 lambda f=peer, g=gradients, x=x: f(g, x),
                 3,
             )
-            yield f"Woodbury / static, {what}, {size}", *found
         step = jax.jit(lambda w, g: w.push(g).solve(g, 1e-5))
         again = jax.jit(lambda g, v: woodbury(g, v).mv(v))
         window = Window(gradients, gradients @ gradients.T, jnp.zeros((), jnp.int32))
-        yield (
+        yield against(
             f"ring, push and solve / Woodbury anew, {size}",
-            *pairs(
-                lambda f=step, w=window, x=x: f(w, x),
-                lambda f=again, g=gradients, x=x: f(g, x),
-                3,
-            ),
+            lambda f=step, w=window, x=x: f(w, x),
+            lambda f=again, g=gradients, x=x: f(g, x),
+            3,
         )
 
 
@@ -121,9 +107,10 @@ def capture() -> Iterator[Row]:
         def gradients(o: Objective) -> Any:
             return jnp.sum(o.gradients(*o.data) ** 2, axis=0)
 
-        yield (
+        yield against(
             f"squared gradients of 256 samples, 64-{width}-{width}-10: capture / vmap of grad",
-            *pairs(lambda: captured(objective), lambda: gradients(objective)),  # noqa: B023
+            partial(captured, objective),
+            partial(gradients, objective),
         )
 
 
@@ -144,9 +131,10 @@ def matvec() -> Iterator[Row]:
             )
             return jacobian.T.mv(jacobian.mv(v))  # the squared error's Hessian is the identity
 
-        yield (
+        yield against(
             f"Gauss-Newton product, 64-{width}-{width}-10, 256 samples: ours / lineax J^T J",
-            *pairs(lambda: ours(objective, vector), lambda: composed(objective, vector)),  # noqa: B023
+            partial(ours, objective, vector),
+            partial(composed, objective, vector),
         )
 
 
@@ -170,25 +158,21 @@ def ekfac() -> Iterator[Row]:
             if theirs >= ours:
                 break
             steps *= 2
-        yield (
+        yield against(
             f"20 products: EK-FAC (Pearson {ours:.2f}) / CG of {steps} steps ({theirs:.2f})",
-            *pairs(
-                lambda: influence.precondition(ready.inverse, found.queries),
-                lambda: influence.precondition(exact.inverse, found.queries),
-            ),
+            lambda: influence.precondition(ready.inverse, found.queries),
+            lambda: influence.precondition(exact.inverse, found.queries),
         )
-        yield (
+        yield against(
             "set-up of EK-FAC, one pass each, / of K-FAC",
-            *pairs(
-                lambda: kronecker.ekfac(found.objective, key=key).blocks,
-                lambda: kronecker.kfac(found.objective, key=key).blocks,
-            ),
+            lambda: kronecker.ekfac(found.objective, key=key).blocks,
+            lambda: kronecker.kfac(found.objective, key=key).blocks,
         )
     missing = [n for n in ("torch", "kronfluence") if importlib.util.find_spec(n) is None]
     reason = (
         f"{' and '.join(missing)} not installed" if missing else "no torch model is written here"
     )
-    yield "EK-FAC / kronfluence on the same digits net", "", "not run", reason
+    yield not_run("EK-FAC / kronfluence on the same digits net", reason)
 
 
 # ------------------------------------------------------------------ Lipschitz bounds, spectra
@@ -205,13 +189,14 @@ def lipschitz() -> Iterator[Row]:
                 for method in (LinearPropagation(), RecurJac())
             )
             found, theirs = float(ours()), float(peer())
-            yield (
+            yield against(
                 f"{activation} 16-64x4-10: linear bound {found:.3g} / RecurJac {theirs:.3g}, "
                 f"sampled {problem.attained:.3g}",
-                *pairs(ours, peer),
+                ours,
+                peer,
             )
     missing = importlib.util.find_spec("auto_LiRPA") is None
-    yield "linear bound / auto_LiRPA", "", "not run", "not installed" if missing else "needs torch"
+    yield not_run("linear bound / auto_LiRPA", "not installed" if missing else "needs torch")
 
 
 def spectrum() -> Iterator[Row]:
@@ -221,8 +206,8 @@ def spectrum() -> Iterator[Row]:
     key = jax.random.key(0)
     ours = jax.jit(lambda: lanczos_quadrature(operator, key, steps=30, probes=4).nodes)
     dense = jax.jit(lambda: jnp.linalg.eigvalsh(operator.as_matrix()))
-    yield "30 steps, 4 probes / dense eigenvalues, 650 parameters", *pairs(ours, dense)
-    yield "Lanczos quadrature / matfree", "", "not run", "not installed"
+    yield against("30 steps, 4 probes / dense eigenvalues, 650 parameters", ours, dense)
+    yield not_run("Lanczos quadrature / matfree", "not installed")
 
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -235,16 +220,5 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
-def main() -> None:
-    names = sys.argv[1:] or list(BENCHMARKS)
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        raise SystemExit(f"no benchmark {unknown[0]!r}: there are {', '.join(BENCHMARKS)}")
-    print("| what: ours / peer | ours | peer | peer's seconds over ours |\n|---|---|---|---|")
-    for name in names:
-        for row in BENCHMARKS[name]():
-            print("| " + " | ".join(row) + " |", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(BENCHMARKS, __doc__)

@@ -9,7 +9,6 @@ XLA counts in the compiled program.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import statistics
 import time
@@ -22,12 +21,12 @@ import folx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from alternating import Row, main
 from jax.experimental.jet import jet as jax_jet
 
 from nearly.derivatives.problems.function_table import CASES, known_derivatives
 from nearly.derivatives.taylor import jet
 
-Row = Mapping[str, Any]
 ROUNDS = 15
 
 
@@ -59,18 +58,6 @@ def alternating(
         ratios = [b / a for a, b in zip(samples[first], samples[name], strict=True)]
         row[f"ms over {first}"] = statistics.median(ratios)
     return list(rows.values())
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Rows as a markdown table, columns in the order of the first row."""
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_shown(row.get(c, "")) for c in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 # ---- Taylor mode
@@ -452,12 +439,5 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
-    for name in parser.parse_args().names or BENCHMARKS:
-        print(f"\n## {name}\n\n{BENCHMARKS[name].__doc__}\n\n{table(BENCHMARKS[name]())}")
-
-
 if __name__ == "__main__":
-    main()
+    main(BENCHMARKS, __doc__)

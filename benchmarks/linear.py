@@ -8,9 +8,6 @@ the 95% interval of that median: a busy machine harms both alike.
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -20,6 +17,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
+from alternating import Row, main, pairs
 
 from nearly.datasets import breast_cancer
 from nearly.linear import least_squares_peers, matrix_function_peers, matrix_functions
@@ -35,50 +33,18 @@ from nearly.linear.problems.matrix_function import matrix_function
 from nearly.linear.sketch import walsh_hadamard
 from nearly.linear.sketched_regression import SketchAndSolve, SketchPreconditioned
 
-Row = Mapping[str, Any]
 PAIRS = 15
 
 
 # ---- measuring
 
 
-def seconds(use: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    jax.block_until_ready(use())
-    return time.perf_counter() - begun
-
-
 def against(
-    ours: Callable[[], Any], rivals: Mapping[str, Callable[[], Any]], pairs: int = PAIRS
+    ours: Callable[[], Any], rivals: Mapping[str, Callable[[], Any]], count: int = PAIRS
 ) -> dict[str, tuple[float, float, float, float]]:
     """For each rival: its median milliseconds, and ours over its as median, low and high."""
-    found: dict[str, tuple[float, float, float, float]] = {}
-    jax.block_until_ready(ours())
-    for name, rival in rivals.items():
-        jax.block_until_ready(rival())
-        both = [(seconds(ours), seconds(rival)) for _ in range(pairs)]
-        ratios = sorted(a / b for a, b in both)
-        # Order statistics around the median: a binomial interval of 95%.
-        margin = int(0.98 * pairs**0.5)
-        low, high = ratios[max(pairs // 2 - margin, 0)], ratios[min(pairs // 2 + margin, pairs - 1)]
-        found[name] = (
-            1e3 * statistics.median(b for _, b in both),
-            statistics.median(ratios),
-            low,
-            high,
-        )
-    return found
-
-
-def table(rows: list[Row]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(c, "")) for c in columns] for row in rows]
-    lines = [columns, ["---"] * len(columns), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    found = {name: pairs(ours, rival, count) for name, rival in rivals.items()}
+    return {name: (p.theirs, p.ratio, p.low, p.high) for name, p in found.items()}
 
 
 # ---- sketches and matrix functions
@@ -235,12 +201,5 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
-    for name in parser.parse_args().names or BENCHMARKS:
-        print(f"\n## {name}\n\n{BENCHMARKS[name].__doc__}\n\n{table(BENCHMARKS[name]())}")
-
-
 if __name__ == "__main__":
-    main()
+    main(BENCHMARKS, __doc__)

@@ -9,12 +9,10 @@ one process, after compilation and set-up: the median ratio with the interval th
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 # One thread for all, which has to be said before they are imported.
@@ -31,6 +29,7 @@ import jax.numpy as jnp  # noqa: E402
 import lineax as lx  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
+from alternating import Row, main, pairs  # noqa: E402
 from scipy.sparse.linalg import cg  # noqa: E402
 
 from nearly.linear import grids  # noqa: E402
@@ -39,50 +38,9 @@ from nearly.linear.multigrid import Multigrid  # noqa: E402
 from nearly.linear.operators import SparseOperator, as_scipy  # noqa: E402
 from nearly.linear.relaxation import Ssor  # noqa: E402
 
-Row = Mapping[str, Any]
 SIDE = 512  # points along a side of the square
 PAIRS = 25
 DEFINITE = lx.positive_semidefinite_tag
-
-
-# ---- measuring
-
-
-def pairs(ours: Callable[[], Any], theirs: Callable[[], Any], count: int = PAIRS) -> Row:
-    """Milliseconds of both, and ours over theirs with its interval."""
-    first, second = [], []
-    ours(), theirs()
-    for _ in range(count):
-        first.append(_milliseconds(ours))
-        second.append(_milliseconds(theirs))
-    ratios = sorted(a / b for a, b in zip(first, second, strict=True))
-    # Order statistics: how far from the middle the median may lie, by the binomial law.
-    reach = math.ceil(0.98 * math.sqrt(count))
-    low, high = max(0, count // 2 - reach), min(count - 1, count // 2 + reach)
-    return {
-        "ours ms": statistics.median(first),
-        "peer ms": statistics.median(second),
-        "ratio": statistics.median(ratios),
-        "95%": f"{ratios[low]:.2f} to {ratios[high]:.2f}",
-    }
-
-
-def _milliseconds(call: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    jax.block_until_ready(call())
-    return 1e3 * (time.perf_counter() - begun)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Rows as a markdown table, columns in the order of the first row."""
-    columns = list(dict.fromkeys(c for row in rows for c in row))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_shown(row.get(c, "")) for c in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _right(shape: tuple[int, ...]) -> np.ndarray:
@@ -132,7 +90,7 @@ def _product(name: str, operator: Any, matrix: sp.csr_array) -> Row:
     product = eqx.filter_jit(lambda a, v: a.mv(v))
     error = np.abs(np.ravel(product(operator, here)) - matrix @ flat).max()
     assert error < 1e-12, f"{name}: the products differ by {error}"
-    row = pairs(lambda: product(operator, here), lambda: matrix @ flat, 4 * PAIRS)
+    row = pairs(lambda: product(operator, here), lambda: matrix @ flat, 4 * PAIRS).row
     return {"product": name, "peer": "SciPy CSR", **row}
 
 
@@ -161,7 +119,7 @@ def conjugate_gradients() -> list[Row]:
     cg(matrix, b.ravel(), rtol=1e-6, atol=0.0, callback=lambda _: counted.append(1))
     rows = []
     for name, (solve, steps) in contenders.items():
-        row = pairs(solve, scipy, 5)
+        row = pairs(solve, scipy, 5).row
         rows.append(
             {"solver": name, "iterations": steps, "peer": f"SciPy cg ({len(counted)})", **row}
         )
@@ -217,7 +175,7 @@ def _cycles(name: str, operator: Any, peer: str, make: Callable[..., Any]) -> Ro
     flat = np.ravel(side)
     seen: list[float] = []
     hierarchy.solve(flat, tol=1e-8, accel="cg", residuals=seen)
-    row = pairs(solve, lambda: hierarchy.solve(flat, tol=1e-8, accel="cg"), 7)
+    row = pairs(solve, lambda: hierarchy.solve(flat, tol=1e-8, accel="cg"), 7).row
     return {
         "system": name,
         "iterations": steps,
@@ -235,16 +193,6 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all if none")
-    names = parser.parse_args().names or list(BENCHMARKS)
-    if unknown := set(names) - set(BENCHMARKS):
-        parser.error(f"unknown benchmark {sorted(unknown)[0]!r}; there is {', '.join(BENCHMARKS)}")
-    with jax.enable_x64(True):
-        for name in names:
-            print(f"\n## {name}\n\n{table(BENCHMARKS[name]())}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    with jax.enable_x64(True):
+        main(BENCHMARKS, __doc__)
