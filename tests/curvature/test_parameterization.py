@@ -44,9 +44,14 @@ def test_roles_are_read_off_the_shapes():
     assert found.layers[2].bias == Scaling("fixed", 1.0, 1)
 
 
+def test_a_base_of_the_same_width_is_refused() -> None:
+    with pytest.raises(InputError, match="same widths"):
+        mup_init(network(64), network(64), KEY)
+
+
 def test_standard_deviations():
     wide = mup_init(network(1024), network(64), KEY)
-    expected = (3**-0.5, 1024**-0.5, 1024**-0.5 * 16**-0.5)
+    expected = (3**-0.5, 1024**-0.5, 1024**-1.0)
     for layer, std in zip(wide.layers, expected):
         assert float(jnp.std(layer.weight)) == pytest.approx(std, rel=0.05)
         assert not np.any(np.asarray(layer.bias))

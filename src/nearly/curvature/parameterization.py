@@ -93,16 +93,24 @@ def mup_init(model: PyTree, base: PyTree, key: PRNGKeyArray, *, gain: float = 1.
 
     **Arguments:**
 
-    - `model`, `base`: as of `roles`. `gain`: of every matrix that a nonlinearity follows, so not of
-      the output's; sqrt(2) suits ReLU.
+    - `model`, `base`: as of `roles`; of different widths, which is how the output is told from the
+      rest. `gain`: of every matrix that a nonlinearity follows, so not of the output's; sqrt(2)
+      suits ReLU.
 
-    Weights have the standard deviation `gain / sqrt(fan-in)`, those of the output
-    `1 / sqrt(fan-in)`, divided by `sqrt(width / base width)` as well, so that at the base's width
-    nothing changes. The output is
-    small but not zero: from zero, the first step of K-FAC solves a least-squares problem of the
-    initial features, and learns no others. Paper: `second-order-infinite-width`.
+    **Raises:** `InputError` if the widths are the same.
+
+    Weights have the standard deviation `gain / sqrt(fan-in)`, those of the output `1 / fan-in`. So
+    the output starts at one over the root of the width, small but not zero: where it starts at
+    the size of the targets, at the base's width, undoing it is most of what a first step does, and
+    widths learn differently; from zero, the first step of K-FAC solves a least-squares problem of
+    the initial features, and learns no others. Paper: `second-order-infinite-width`.
     """
     scalings = jax.tree.leaves(roles(model, base), is_leaf=_is_scaling)
+    if all(scaling.role == "fixed" for scaling in scalings):
+        raise InputError(
+            "model and base have the same widths, so nothing tells the output from the rest: give "
+            "a base of another width"
+        )
     arrays, rest = eqx.partition(model, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(arrays)
     keys = jax.random.split(key, len(leaves))
@@ -113,9 +121,8 @@ def mup_init(model: PyTree, base: PyTree, key: PRNGKeyArray, *, gain: float = 1.
 def _drawn(leaf: Array, scaling: Scaling, key: PRNGKeyArray, gain: float) -> Array:
     if leaf.ndim < 2:
         return jnp.zeros_like(leaf)
-    excess = STD_EXPONENTS[scaling.role] - 0.5  # the first half is in the fan-in
     gain = 1.0 if scaling.role == "output" else gain
-    std = gain / math.sqrt(scaling.fan_in) * scaling.width**-excess
+    std = gain * scaling.fan_in ** -STD_EXPONENTS[scaling.role]
     return std * jax.random.normal(key, leaf.shape, leaf.dtype)
 
 
