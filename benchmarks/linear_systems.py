@@ -9,10 +9,11 @@ one process, after compilation and set-up: the median ratio with the interval th
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # One thread for all, which has to be said before they are imported.
@@ -34,6 +35,8 @@ from scipy.sparse.linalg import cg  # noqa: E402
 
 from nearly.linear import grids  # noqa: E402
 from nearly.linear.conjugate_gradient import ConjugateGradient  # noqa: E402
+from nearly.linear.incomplete import IncompleteCholesky  # noqa: E402
+from nearly.linear.learned_direction import deep_conjugate_direction  # noqa: E402
 from nearly.linear.multigrid import Multigrid  # noqa: E402
 from nearly.linear.operators import SparseOperator, as_scipy  # noqa: E402
 from nearly.linear.relaxation import Ssor  # noqa: E402
@@ -186,7 +189,47 @@ def _cycles(name: str, operator: Any, peer: str, make: Callable[..., Any]) -> Ro
     }
 
 
+# ---- learned directions
+
+
+def learned_directions() -> list[Row]:
+    """Poisson with four obstacles to 1e-6: directions from a network against all others."""
+    return [row for size in (64, 128) for row in _directions(size)]
+
+
+def _directions(size: int) -> Iterator[Row]:
+    operator = grids.poisson_with_obstacles((size, size), jax.random.key(0))
+    side = grids.kept_inside(operator, jnp.asarray(_right(operator.shape)))
+    plain = ConjugateGradient(1e-6)
+    learned, steps = _solver(operator, side, *deep_conjugate_direction(operator))
+    rivals = {
+        "conjugate gradients": _solver(operator, side, plain, {}),
+        "with SSOR (1.8)": _preconditioned(operator, side, Ssor(1.8)),
+        "with incomplete Cholesky": _preconditioned(operator, side, IncompleteCholesky()),
+        "with a V-cycle": _preconditioned(operator, side, Multigrid()),
+    }
+    if importlib.util.find_spec("pyamg"):
+        rivals["pyamg Ruge-Stuben"] = _by_pyamg(operator, side)
+    for name, (solve, theirs) in rivals.items():
+        row = pairs(learned, solve, 7).row
+        yield {"grid": f"{size}^2", "learned": steps, "peer": name, "iterations": theirs, **row}
+
+
+def _preconditioned(operator: Any, side: Any, make: Any) -> tuple[Callable[[], Any], int]:
+    return _solver(operator, side, ConjugateGradient(1e-6), {"preconditioner": make(operator)})
+
+
+def _by_pyamg(operator: Any, side: Any) -> tuple[Callable[[], Any], int]:
+    import pyamg
+
+    hierarchy, flat = pyamg.ruge_stuben_solver(sp.csr_matrix(as_scipy(operator))), np.ravel(side)
+    seen: list[float] = []
+    hierarchy.solve(flat, tol=1e-6, accel="cg", residuals=seen)
+    return lambda: hierarchy.solve(flat, tol=1e-6, accel="cg"), len(seen) - 1
+
+
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    "learned-directions": learned_directions,
     "products": products,
     "conjugate-gradients": conjugate_gradients,
     "multigrid": multigrid,
