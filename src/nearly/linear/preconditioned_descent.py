@@ -39,7 +39,7 @@ class Descent(eqx.Module):
 
 
 class _Minimiser(optx.AbstractMinimiser[Any, Any, Descent]):
-    """What the minimisers share: the first gradient, termination, the backtracking of M."""
+    """What the minimisers share: the first gradient, the step, termination, backtracking."""
 
     rtol: float = 1e-6
     atol: float = 1e-6
@@ -71,6 +71,17 @@ class _Minimiser(optx.AbstractMinimiser[Any, Any, Descent]):
     def start(self, y: Any, value: Array) -> Any:
         """The momentum to begin with."""
         return None
+
+    def step(
+        self,
+        fn: Any,
+        y: Any,
+        args: Any,
+        options: dict[str, Any],
+        state: Descent,
+        tags: frozenset[object],
+    ) -> tuple[Any, Descent, Any]:
+        return _descend(self, fn, y, args, state)
 
     def terminate(
         self,
@@ -127,17 +138,6 @@ class PreconditionedGradientDescent(_Minimiser):
     def direction(self, gradient: PyTree[Array]) -> PyTree[Array]:
         return self.preconditioner.mv(gradient)
 
-    def step(
-        self,
-        fn: Any,
-        y: Any,
-        args: Any,
-        options: dict[str, Any],
-        state: Descent,
-        tags: frozenset[object],
-    ) -> tuple[Any, Descent, Any]:
-        return _descend(self, fn, y, args, state)
-
 
 class KrylovGradientDescent(_Minimiser):
     """As `PreconditionedGradientDescent`, with the best polynomial in B of a degree for each step.
@@ -173,17 +173,6 @@ class KrylovGradientDescent(_Minimiser):
         matrix = krylov.matrix + ridge * jnp.eye(len(first), dtype=first.dtype)
         weights = jnp.linalg.solve(matrix, first)
         return jax.tree.map(lambda v: jnp.tensordot(weights, v, axes=1), krylov.basis)
-
-    def step(
-        self,
-        fn: Any,
-        y: Any,
-        args: Any,
-        options: dict[str, Any],
-        state: Descent,
-        tags: frozenset[object],
-    ) -> tuple[Any, Descent, Any]:
-        return _descend(self, fn, y, args, state)
 
 
 class PreconditionedFastGradient(_Minimiser):

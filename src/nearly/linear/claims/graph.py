@@ -66,8 +66,8 @@ def _errors(method: str) -> list[float]:
         scaled="16 heads and width 32 instead of 64, 600 steps instead of 5,000, cosine decay to "
         "zero instead of restarts, fresh graphs at every step",
     ),
-    limits="after 600 steps the network has not learnt what to iterate: couplings clipped at 0 have "
-    "no gradient, and half of them start there",
+    limits="after 600 steps the network has not learnt what to iterate: couplings clipped at 0 "
+    "have no gradient, and half of them start there",
 )
 def larger_graphs() -> list[float]:
     ours, *peers = (_errors(m) for m in ("convergent-graph", "encoded-graph", "unrolled-graph"))
