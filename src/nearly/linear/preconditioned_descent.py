@@ -81,7 +81,20 @@ class _Minimiser(optx.AbstractMinimiser[Any, Any, Descent]):
         state: Descent,
         tags: frozenset[object],
     ) -> tuple[Any, Descent, Any]:
-        return _descend(self, fn, y, args, state)
+        """One step of gradient descent along `direction`, with backtracking."""
+        along = self.direction(state.gradient)
+        slope = tree_dot(state.gradient, along)
+
+        def attempt(smoothness: Array) -> tuple[Any, ...]:
+            after = axpy(-1 / smoothness, along, y)
+            f_after = fn(after, args)[0]
+            return _fits(state.value, f_after, slope, smoothness, state.smoothness), after
+
+        smoothness, broken, (_, after) = _search(attempt, state.smoothness)
+        (value, aux), gradient = _value_and_gradient(fn, after, args)
+        finished = self.settled(y, after, state.value, value)
+        made = Descent(value, gradient, aux, smoothness, finished, broken | (slope < 0))
+        return after, made, aux
 
     def terminate(
         self,
@@ -228,29 +241,6 @@ class PreconditionedFastGradient(_Minimiser):
         broken = broken | (slope < 0)
         made = Descent(value, state.gradient, aux, smoothness, stands, broken, momentum)
         return kept, made, aux
-
-
-def _descend(
-    solver: PreconditionedGradientDescent | KrylovGradientDescent,
-    fn: Any,
-    y: Any,
-    args: Any,
-    state: Descent,
-) -> tuple[Any, Descent, Any]:
-    """One step of gradient descent along `solver.direction`, with backtracking."""
-    step = solver.direction(state.gradient)
-    slope = tree_dot(state.gradient, step)
-
-    def attempt(smoothness: Array) -> tuple[Any, ...]:
-        after = axpy(-1 / smoothness, step, y)
-        f_after = fn(after, args)[0]
-        return _fits(state.value, f_after, slope, smoothness, state.smoothness), after
-
-    smoothness, broken, (_, after) = _search(attempt, state.smoothness)
-    (value, aux), gradient = _value_and_gradient(fn, after, args)
-    finished = solver.settled(y, after, state.value, value)
-    made = Descent(value, gradient, aux, smoothness, finished, broken | (slope < 0))
-    return after, made, aux
 
 
 def _search(attempt: Callable[[Array], tuple[Any, ...]], smoothness: Array) -> tuple[Any, ...]:
