@@ -46,10 +46,18 @@ def test_public_names_load_and_are_typed() -> None:
 def test_every_catalogue_line_loads_and_cites_a_known_paper() -> None:
     keys = bibliography()
     for name, line in catalogue.methods().items():
-        assert load(line.target) is not None, name
+        assert loads(line), name
         assert line.paper is None or line.paper in keys, name
     for name, problem in catalogue.problems().items():
         assert callable(load(problem.target)), name
+
+
+def loads(line: catalogue.Method) -> bool:
+    """Whether a line's target is there, or is a peer of a package that is not installed."""
+    try:
+        return load(line.target) is not None
+    except ModuleNotFoundError as error:
+        return line.source == "peer" and not str(error.name).startswith("nearly")
 
 
 def bibliography() -> set[str]:

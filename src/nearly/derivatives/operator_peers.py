@@ -63,7 +63,7 @@ def forward_laplacian(operator: Operator) -> Transformation:
     """
     _must_be_laplacian(operator, "folx")
     try:
-        import folx
+        import folx  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingDependency("folx is not installed: pip install folx") from error
 

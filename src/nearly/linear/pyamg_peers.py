@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyamg
+import pyamg  # pyright: ignore[reportMissingImports]
 import scipy.sparse as sp
 
 from nearly.core.problem import Host
