@@ -73,9 +73,8 @@ def batch_of_bounds(networks, activation, radius):
         return jax.tree.map(np.asarray, both(chains, lower, upper, keys))
 
 
-def assert_sound(bounds, met, outputs, range_):
-    # What automatic differentiation itself rounds: 1 - tanh^2, times factors that grow as z^3.
-    loss = 1e-13 * (1 + np.abs(met))
+def assert_sound(bounds, met, outputs, range_, rounded=0.0):
+    loss = rounded * (1 + np.abs(met))
     assert np.all(bounds.lower[:, None] <= met + loss) and np.all(
         met - loss <= bounds.upper[:, None]
     )
@@ -105,7 +104,9 @@ def test_never_below_a_sample():
     ids=lambda a: a.name,
 )
 def test_never_below_a_sample_on_a_thousand_networks(activation, radius):
-    assert_sound(*batch_of_bounds(1000, activation, radius))
+    # Automatic differentiation of this form takes 1 - tanh^2, times factors that grow as z^3.
+    rounded = 1e-13 if activation is activations.gelu_tanh else 0.0
+    assert_sound(*batch_of_bounds(1000, activation, radius), rounded=rounded)
 
 
 def test_never_below_the_exact_value_and_in_order():
@@ -289,7 +290,6 @@ def test_activations_are_recognised_in_all_their_spellings():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the derivative is off by 5e-4: what it leaves out is open")
 def test_the_bound_can_be_differentiated():
     one, ends = chain(8, activations.tanh), box(8, 0.2)
     with jax.enable_x64(True):

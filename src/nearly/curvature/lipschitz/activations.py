@@ -131,9 +131,7 @@ class Activation:
         """The least and largest of function(z) - slope z on [lower, upper], rounded outward."""
         points = self._corners(lower, upper)
         if not self.piecewise_linear:
-            # The value at an extremum does not change to first order with its place.
-            stationary = jax.lax.stop_gradient(self._stationary(points, slope))
-            points = jnp.concatenate([points, stationary])
+            points = jnp.concatenate([points, self._stationary(points, slope)])
         values, lines = self.function(points), slope * points
         sizes = jnp.maximum(jnp.abs(values), 1) + jnp.abs(lines)
         error = ULPS * jnp.finfo(values.dtype).eps * sizes
@@ -150,8 +148,12 @@ class Activation:
             beyond = (self.derivative(middle) >= slope) == rising
             return jnp.where(beyond, left, middle), jnp.where(beyond, middle, right)
 
-        left, right = jax.lax.fori_loop(0, BISECTIONS, halve, (left, right))
-        return (left + right) / 2
+        low, high = jax.lax.fori_loop(0, BISECTIONS, halve, (left, right))
+        # The value at an extremum does not change to first order with its place; at an end it does.
+        found = jax.lax.stop_gradient((low + high) / 2)
+        reach = 2.0 ** (2 - BISECTIONS) * (right - left)
+        found = jnp.where(found <= left + reach, left, found)
+        return jnp.where(found >= right - reach, right, found)
 
 
 def _sech2(z: Array) -> Array:

@@ -6,6 +6,7 @@ are exact), a polynomial program, the reconstruction loss of a tiny VAE, a two-b
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -108,13 +109,13 @@ class _Averaged(Problem):
             raise InputError(f"dial {dial} must be a number of samples, at least 1")
         return method, jnp.asarray(count, jnp.int32)
 
+    @abc.abstractmethod
     def gradient(self, method: Any, key: Any) -> Float[Array, " size"]:
         """One sample of a method's estimate."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def truth(self) -> Float[np.ndarray, " size"]:
         """The gradient itself, in float64."""
-        raise NotImplementedError
 
     def apply(self, standin: Any, *, key: Any) -> Any:
         method, count = standin
