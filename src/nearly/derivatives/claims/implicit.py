@@ -300,8 +300,6 @@ def _svm_seconds(how: str) -> Expected:
     "svm-implicit-gradients-are-faster-than-unrolled-ones",
     cost="slow",
     expected=_svm_seconds(""),
-    limits="up to 512 unknowns we form and factorise the Jacobian, to know how well it is "
-    "conditioned; at 400 that takes longer than 500 cheap steps backwards",
 )
 def svm_seconds() -> list[float]:
     with jax.enable_x64(True):
