@@ -23,6 +23,8 @@ __getattr__, __all__ = attach(
         "datasets": "nearly.datasets",
         "derivatives": "nearly.derivatives",
         "linear": "nearly.linear",
+        "operators": "nearly.operators",
+        "pde": "nearly.pde",
         "training": "nearly.training",
         "functions": "nearly.functions",
         "problem": "nearly.core.catalogue:problem",

@@ -4,6 +4,8 @@ from nearly import derivatives as derivatives
 from nearly import errors as errors
 from nearly import functions as functions
 from nearly import linear as linear
+from nearly import operators as operators
+from nearly import pde as pde
 from nearly import training as training
 from nearly.core.catalogue import problem as problem
 from nearly.core.compare import compare as compare

@@ -19,7 +19,7 @@ from nearly.core.lazy import load
 if TYPE_CHECKING:
     from nearly.core.problem import Problem as ProblemObject
 
-ROOMS = ("functions", "derivatives", "linear", "curvature")
+ROOMS = ("functions", "derivatives", "linear", "curvature", "pde", "operators")
 ENTRY_POINTS = "nearly.rooms"
 
 
