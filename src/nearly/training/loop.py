@@ -41,6 +41,7 @@ from nearly.training.steps import (
     Loss,
     Run,
     State,
+    Stream,
     advance,
     evaluate,
     reverse_mode,
@@ -105,7 +106,8 @@ def fit(
     - `loss`: `(model, batch, key) -> scalar`; the key is new at every step (dropout, noise).
     - `data`: a pytree of arrays with a common leading axis, cut into batches of `batch` by a new
       permutation each epoch (`batch=None`: all of it at every step); or a function `key -> batch`,
-      whose arrays are inputs of the compiled program if it is an equinox module.
+      whose arrays are inputs of the compiled program if it is an equinox module; or a
+      `nearly.training.Stream`, which has a state.
     - `optimizer`: any optax transformation. `value`, `grad` and `value_fn` are handed to those
       that take extra arguments (line searches, Polyak steps).
     - `steps`: to take in all. `key`: a typed random key; decides everything random.
@@ -133,14 +135,15 @@ def fit(
     """
     _check(steps, batch, ema, every, patience, chunk, key)
     weights, frozen = _split(model, trainable)
+    supplies = callable(data) or isinstance(data, Stream)
     run = Run(
         loss,
         gradient or reverse_mode,
         optax.with_extra_args_support(optimizer),
         frozen,
-        data if callable(data) else _on_device(data, batch),
+        data if supplies else _on_device(data, batch),
         key,
-        batch=None if callable(data) else batch,
+        batch=None if supplies else batch,
         ema=ema,
     )
     session = _Session(run, steps, validate, every, patience, progress, _path(checkpoint))

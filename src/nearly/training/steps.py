@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,23 @@ from nearly.core.errors import InputError
 Loss = Callable[[Any, Any, Any], Any]
 Gradient = Callable[..., tuple[Any, Any]]
 
+STREAM = 5  # what folds a run's key into that of its stream's first state
 CHUNK_STEPS = 4096  # the most steps in a chunk, and so the length of the buffer of losses
+
+
+class Stream(eqx.Module):
+    """A source of batches that remembers what it has done: a solver that runs on, a buffer.
+
+    Its state is part of the training run's: checkpoints hold it, and a resumed run goes on with it.
+    """
+
+    @abstractmethod
+    def initial(self, key: Any) -> PyTree:
+        """The state before the first batch, a pytree of arrays."""
+
+    @abstractmethod
+    def draw(self, state: PyTree, key: Any) -> tuple[PyTree, Any]:
+        """The next state and a batch. The key is new at every step."""
 
 
 class Run(eqx.Module):
@@ -34,6 +51,12 @@ class Run(eqx.Module):
     @property
     def examples(self) -> int:
         return jax.tree.leaves(self.data)[0].shape[0]
+
+    def drawn(self, state: State, order: Int[Array, " n"], key: Any) -> tuple[PyTree, Any]:
+        """The state of the stream, if there is one, and the batch."""
+        if isinstance(self.data, Stream):
+            return self.data.draw(state.stream, key)
+        return None, self.batch_of(state.step, order, key)
 
     def batch_of(self, step: Int[Array, ""], order: Int[Array, " n"], key: Any) -> Any:
         if callable(self.data):
@@ -75,6 +98,7 @@ class State(eqx.Module):
     optimizer: PyTree
     average: PyTree
     order: Int[Array, " n"]
+    stream: PyTree = None
 
     @staticmethod
     def initial(run: Run, weights: PyTree) -> State:
@@ -85,7 +109,15 @@ class State(eqx.Module):
             jax.tree.map(_own, run.optimizer.init(weights)),
             None if run.ema is None else jax.tree.map(jnp.zeros_like, weights),
             jnp.zeros(0 if run.batch is None else run.examples, jnp.int32),
+            _started(run),
         )
+
+
+def _started(run: Run) -> PyTree:
+    if not isinstance(run.data, Stream):
+        return None
+    key = jax.random.fold_in(run.key, STREAM)
+    return jax.tree.map(_own, eqx.filter_jit(run.data.initial)(key))
 
 
 def reverse_mode(objective: Any, weights: PyTree, *, key: Any, step: Any) -> tuple[Any, PyTree]:
@@ -97,7 +129,7 @@ def reverse_mode(objective: Any, weights: PyTree, *, key: Any, step: Any) -> tup
 def _step(run: Run, state: State) -> tuple[State, Inexact[Array, ""]]:
     order_key, batch_key, loss_key, gradient_key = jax.random.split(run.key, 4)
     order = run.reordered(state.step, state.order, order_key)
-    batch = run.batch_of(state.step, order, jax.random.fold_in(batch_key, state.step))
+    stream, batch = run.drawn(state, order, jax.random.fold_in(batch_key, state.step))
     noise = jax.random.fold_in(loss_key, state.step)
 
     def objective(weights: PyTree) -> Any:
@@ -114,8 +146,10 @@ def _step(run: Run, state: State) -> tuple[State, Inexact[Array, ""]]:
     if run.ema is not None:
         average = optax.incremental_update(weights, average, 1 - run.ema)
     moved = State(state.step + 1, finite, weights, optimizer, average, order)
-    stayed = eqx.tree_at(lambda s: s.finite, state, finite)
-    return _where(finite, moved, stayed), value
+    stayed = State(state.step, finite, state.weights, state.optimizer, state.average, state.order)
+    # The stream goes on either way: choosing would copy its buffer at every step.
+    chosen = _where(finite, moved, stayed)
+    return eqx.tree_at(lambda s: s.stream, chosen, stream, is_leaf=lambda x: x is None), value
 
 
 @eqx.filter_jit(donate="all-except-first")
