@@ -191,7 +191,8 @@ POLYNOMIAL_ADAM = optax.adam(1e-2)
         "temperatures tried for each, 3 seeds",
         "<=",
         1.0,
-        "experiments on polynomial programming: ReinMax reaches lower objectives than the baselines for every p",
+        "experiments on polynomial programming: ReinMax reaches lower objectives than the "
+        "baselines for every p",
         scaled="1000 steps of Adam at 0.01, batches of 64 (40000 steps at 0.001, 256)",
     ),
 )
