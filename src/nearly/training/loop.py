@@ -68,6 +68,7 @@ class Trained:
       `diverged` (the loss or the update was not finite: that step was not applied); `interrupted`.
     - `reason`: the status in words.
     - `validations`: validation loss by step, and `best_step`: the step of the smallest.
+    - `stream`: the last state of the `Stream` the batches came from, if they did.
     """
 
     model: Any
@@ -78,6 +79,7 @@ class Trained:
     reason: str = ""
     validations: dict[int, float] = field(default_factory=dict)
     best_step: int | None = None
+    stream: Any = None
 
 
 def fit(
@@ -301,6 +303,7 @@ class _Session:
             reason=reasons[self.status],
             validations=dict(self.validations),
             best_step=self._best_step(),
+            stream=self.state.stream,
         )
 
 
