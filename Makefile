@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 2
 
-.PHONY: demo test check unit claims benchmarks docs lock clean
+.PHONY: demo test check unit claims benchmarks peers docs lock clean
 
 $(STAMP): requirements/test.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -34,6 +34,10 @@ claims: $(STAMP)
 benchmarks: $(STAMP)
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
+# The libraries that ours are compared with; torch, which is large, comes with the extra `torch`.
+peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.lock
+
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.lock
 	for file in examples/*.py; do $(BIN)/python $$file || exit 1; done
@@ -42,6 +46,7 @@ docs: $(STAMP)
 # Needs uv; universal, hashed, and without any address.
 lock:
 	uv pip compile pyproject.toml --extra test --extra cluster $(LOCK) -o requirements/test.lock
+	uv pip compile pyproject.toml --extra peers -c requirements/test.lock $(LOCK) -o requirements/peers.lock
 	uv pip compile pyproject.toml --extra docs -c requirements/test.lock $(LOCK) -o requirements/docs.lock
 
 LOCK := --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \

@@ -181,7 +181,7 @@ def kronfluence() -> Iterator[Row]:
     if missing:
         yield not_run("EK-FAC / kronfluence", f"{' and '.join(missing)} not installed")
         return
-    from kronfluence_peer import Kronfluence
+    from peers.torch_influence import Kronfluence
 
     damping = 0.1
     found = case("digits", damping)
