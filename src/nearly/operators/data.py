@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -53,7 +54,8 @@ class Pairs(eqx.Module):
     - `inputs`: `[samples, channels, *grid]`. `outputs`: the same with their own channels.
     - `parameters`: `[samples, p]`; p is 0 where the family has none that vary.
     - `grid`: the box they live on.
-    - `family`: the `families.Family` they come from, for methods that know the equation; or None.
+    - `family`: the `family.Family` they come from, for methods that know the equation; or None.
+    - `solve_seconds`: what one solution cost the reference solver, where that is known.
     """
 
     inputs: Fields
@@ -61,13 +63,17 @@ class Pairs(eqx.Module):
     parameters: Any
     grid: Grid
     family: Any = eqx.field(static=True, default=None)
+    solve_seconds: float = eqx.field(static=True, default=0.0)
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
     def __getitem__(self, rows: slice) -> Pairs:
-        return Pairs(
-            self.inputs[rows], self.outputs[rows], self.parameters[rows], self.grid, self.family
+        return replace(
+            self,
+            inputs=self.inputs[rows],
+            outputs=self.outputs[rows],
+            parameters=self.parameters[rows],
         )
 
 
@@ -77,7 +83,8 @@ class Trajectories(eqx.Module):
     **Arguments:**
 
     - `parameters`: `[samples, p]`. `grid`: the box. `dt`: the time between two frames.
-    - `family`: the `families.Evolution` they come from, or None.
+    - `family`: the `family.Evolution` they come from, or None.
+    - `solve_seconds`: what one trajectory cost the reference solver, where that is known.
     """
 
     states: Any
@@ -85,14 +92,13 @@ class Trajectories(eqx.Module):
     grid: Grid
     dt: float = eqx.field(static=True)
     family: Any = eqx.field(static=True, default=None)
+    solve_seconds: float = eqx.field(static=True, default=0.0)
 
     def __len__(self) -> int:
         return self.states.shape[0]
 
     def __getitem__(self, rows: slice) -> Trajectories:
-        return Trajectories(
-            self.states[rows], self.parameters[rows], self.grid, self.dt, self.family
-        )
+        return replace(self, states=self.states[rows], parameters=self.parameters[rows])
 
     def steps(self) -> Pairs:
         """Every state with the one that follows it, `samples * (frames - 1)` pairs."""

@@ -1,0 +1,113 @@
+"""Families in time: Burgers, Kuramoto-Sivashinsky, Korteweg-de Vries, Allen-Cahn, Navier-Stokes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nearly.core.errors import InputError
+from nearly.datasets.random_fields import gaussian_random_field
+from nearly.operators.data import Grid
+from nearly.operators.family import Evolution
+from nearly.pde import semilinear
+
+Range = float | tuple[float, float]
+
+
+def check_range(name: str, value: Range) -> None:
+    """Raise `InputError` unless a number, or both ends of a range in order, are positive."""
+    low, high = value if isinstance(value, tuple) else (value, value)
+    if not 0 < low <= high:
+        raise InputError(f"{name}={value} must be positive: a number, or a range (low, high)")
+
+
+def draw_range(value: Range, key: Any) -> Float[Array, " parameters"]:
+    """One number whose logarithm is uniform in a range; none if there is no range."""
+    if not isinstance(value, tuple):
+        return jnp.zeros(0)
+    low, high = math.log(value[0]), math.log(value[1])
+    return jnp.exp(jax.random.uniform(key, (1,), minval=low, maxval=high))
+
+
+def of_range(value: Range, parameters: Any) -> Any:
+    """The number that is in force: the sample's own parameter where it varies."""
+    return parameters[0] if isinstance(value, tuple) else value
+
+
+class BurgersFamily(Evolution):
+    """u_t + (u^2/2)_x = viscosity u_xx on the periodic unit interval; see `families.burgers`."""
+
+    viscosity: Range = 0.1
+    dt: float = 0.1
+    frames: int = 10
+    reference: int = 512
+    courant: float = 4.0
+    name: ClassVar[str] = "burgers"
+    resolutions: ClassVar[tuple[int, ...]] = (8, 16, 32, 64)
+
+    def __check_init__(self) -> None:
+        check_range("viscosity", self.viscosity)
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((1.0,), periodic=True)
+
+    def parameters(self, key: Any) -> Any:
+        return draw_range(self.viscosity, key)
+
+    def draw(self, key: Any) -> Any:
+        shape = (self.reference,)
+        field = gaussian_random_field(key, shape, alpha=2.0, tau=5.0, sigma=25.0, dtype=float)
+        return (field - field.mean())[None]
+
+    def evolve(self, state: Any, parameters: Any, frames: int, *, refinement: int = 1) -> Any:
+        equation = semilinear.Burgers(of_range(self.viscosity, parameters))
+        # Initial fields of this measure seldom exceed 1 in size: that is the speed assumed.
+        inside = refinement * max(2, math.ceil(self.dt * state.shape[-1] / self.courant))
+        later = semilinear.integrate(
+            equation, state[0], dt=self.dt / inside, steps=frames * inside, every=inside
+        )
+        return later[:, None]
+
+
+class KuramotoSivashinskyFamily(Evolution):
+    """u_t + (u^2/2)_x + u_xx + u_xxxx = 0, chaotic; see `families.kuramoto_sivashinsky`."""
+
+    length: float = 32.0
+    dt: float = 0.8
+    frames: int = 1
+    reference: int = 128
+    warm_up: float = 60.0
+    step: float = 0.1
+    name: ClassVar[str] = "kuramoto-sivashinsky"
+    resolutions: ClassVar[tuple[int, ...]] = (24, 32, 48, 64)
+
+    def __check_init__(self) -> None:
+        if self.length <= 0 or self.dt <= 0:
+            raise InputError(f"length={self.length} and dt={self.dt} must be positive")
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((self.length,), periodic=True)
+
+    def draw(self, key: Any) -> Any:
+        shape = (self.reference,)
+        field = gaussian_random_field(key, shape, alpha=3.0, tau=20.0, sigma=4e3, dtype=float)
+        # The mean is conserved and moves the whole pattern: without it all samples are alike.
+        return (field - field.mean())[None]
+
+    def start(self, drawn: Any, parameters: Any) -> Any:
+        steps = math.ceil(self.warm_up / self.step)
+        return self._march(drawn, self.warm_up / steps, steps, steps)[-1]
+
+    def evolve(self, state: Any, parameters: Any, frames: int, *, refinement: int = 1) -> Any:
+        inside = refinement * math.ceil(self.dt / self.step)
+        return self._march(state, self.dt / inside, frames * inside, inside)
+
+    def _march(self, state: Any, dt: float, steps: int, every: int) -> Any:
+        equation = semilinear.KuramotoSivashinsky(self.length)
+        return semilinear.integrate(equation, state[0], dt=dt, steps=steps, every=every)[:, None]
