@@ -257,7 +257,7 @@ def test_live_training_is_repeated_to_the_bit() -> None:
 def test_errors_name_the_value_and_the_remedy() -> None:
     with pytest.raises(InputError, match="threshold=9 must lie between 1 and capacity=8"):
         Reservoir(8, 9)
-    with pytest.raises(InputError, match="capacity=8 cannot hold .* give at least 18"):
+    with pytest.raises(InputError, match=r"capacity=8 cannot hold .* give at least 18"):
         LiveStream(squares, FIFO(8), batch=6, runs=4).initial(jax.random.key(0))
     with pytest.raises(InputError, match="batch=7 is no whole number of runs of 3 frames"):
         Fresh()(squares, loss, batch=7, key=jax.random.key(0))

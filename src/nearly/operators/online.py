@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from nearly.core.errors import InputError
-from nearly.operators.reservoir import Buffer, Policy, Reservoir
+from nearly.operators.reservoir import FIFO, FIRO, Buffer, Policy, Reservoir
 from nearly.training import Stream
 
 Simulation = Callable[[Any], PyTree]
@@ -278,3 +278,12 @@ def _frames(simulation: Simulation) -> int:
             f"{sorted(lengths)}: a single sample has one frame"
         )
     return cast(int, lengths.pop()[0])
+
+
+# ---- as the catalogue names them
+
+stored_set = FixedSet()
+fresh_solves = Fresh()
+fifo_stream = Buffered(FIFO(1024))
+firo_stream = Buffered(FIRO(1024, 128))
+reservoir_stream = Buffered(Reservoir(1024, 128))
