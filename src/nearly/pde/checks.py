@@ -29,7 +29,7 @@ def check_positive(name: str, value: Any) -> None:
         raise InputError(f"{name}={value} must be positive and finite")
 
 
-def check_field(name: str, field: Array, dimensions: Sequence[int]) -> None:
+def check_field(name: str, field: Array | np.ndarray, dimensions: Sequence[int]) -> None:
     """`InputError` if a field has the wrong rank or dtype, or concrete values that are not finite.
 
     A batch is no field: map over it with `jax.vmap`.
@@ -42,8 +42,8 @@ def check_field(name: str, field: Array, dimensions: Sequence[int]) -> None:
         )
     if str(field.dtype) not in ("float32", "float64"):
         raise InputError(f"{name} of dtype {field.dtype} must be float32 or float64: convert it")
-    if is_concrete(field) and not np.all(np.isfinite(field)):
-        bad = int(np.sum(~np.isfinite(field)))
+    if is_concrete(field) and not np.all(np.isfinite(np.asarray(field))):
+        bad = int(np.sum(~np.isfinite(np.asarray(field))))
         raise InputError(
             f"{name} has {bad} of {field.size} values that are not finite: mend them first"
         )

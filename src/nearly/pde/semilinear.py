@@ -47,7 +47,7 @@ class Semilinear(eqx.Module):
     def discretise(self, grid: SpectralGrid) -> Discrete:
         """The symbol of the linear part, and the rest as a function of the spectrum."""
 
-    def check(self, initial: Float[Array, "*grid"], dt: Any) -> None:
+    def check(self, initial: Float[Array, "*grid"], dt: Scalar, scheme: Scheme) -> None:
         """`InputError` where concrete values say that the run cannot be right."""
 
     def grid(self, shape: tuple[int, ...], dtype: Any) -> SpectralGrid:
@@ -77,8 +77,9 @@ def integrate(
     the initial field is not among them. A run that diverges has frames that are not finite from
     then on: `nearly.pde.metrics.divergence_time` says when.
 
-    **Raises:** `InputError` if `every` does not divide `steps`, or for an initial field of the
-    wrong rank or dtype or with values that are not finite (where they can be looked at).
+    **Raises:** `InputError` if `every` does not divide `steps`, for an initial field of the wrong
+    rank or dtype, and, where values can be looked at (not under `jit`), for one that is not finite
+    or a step that the equation's `check` finds too large.
 
     **Cost:** of a step, as the scheme says in evaluations, each two to four fast Fourier
     transforms; O(frames · grid) memory. Reverse mode keeps every step: wrap the call in
@@ -91,10 +92,10 @@ def integrate(
             f"every={every} must divide steps={steps}, both positive: change either, so that the "
             "last frame is the last step"
         )
-    equation.check(initial, dt)
+    how = type(equation).scheme if scheme is None else scheme
+    equation.check(initial, dt, how)
     dtype = initial.dtype
     traced = jax.tree.map(lambda leaf: _cast(leaf, dtype), equation)
-    how = type(equation).scheme if scheme is None else scheme
     return _march(traced, initial, jnp.asarray(dt, dtype), steps, every, how)
 
 
@@ -118,11 +119,6 @@ def _cast(leaf: Any, dtype: Any) -> Any:
     """Python numbers become inputs of the compiled program, so that it serves all their values."""
     number = isinstance(leaf, int | float) or eqx.is_inexact_array(leaf)
     return jnp.asarray(leaf, dtype) if number else leaf
-
-
-def courant_number(speed: Array, dt: Scalar, step: float) -> Float[Array, ""]:
-    """Grid cells that the fastest point crosses in a step of time: max |speed| dt / step."""
-    return jnp.max(jnp.abs(speed)) * dt / step
 
 
 def _convection(grid: SpectralGrid, factor: float) -> Callable[[Any], Any]:
