@@ -6,8 +6,61 @@ This module is the room's catalogue, readable without importing the room.
 from nearly.core.catalogue import Method, Problem
 from nearly.core.lazy import attach
 
-PROBLEMS: dict[str, Problem] = {}
 
-METHODS: dict[str, Method] = {}
+def _instance(name: str) -> Problem:
+    return Problem(f"nearly.operators.problems.instances:{name}")
 
-__getattr__, __all__ = attach(__name__, {})
+
+PROBLEMS: dict[str, Problem] = {
+    "online-burgers": Problem("nearly.operators.problems.online:burgers_stream"),
+    "online-heat": Problem("nearly.operators.problems.online:heat_plate"),
+    "burgers": _instance("burgers"),
+}
+
+
+def _map(
+    target: str, paper: str | None = None, source: str = "ours", *, default: bool = True
+) -> Method:
+    return Method(f"nearly.operators.{target}", "solution-maps", paper, source, default)
+
+
+def _stepper(
+    target: str, paper: str | None = None, source: str = "ours", *, default: bool = True
+) -> Method:
+    return Method(f"nearly.operators.{target}", "solution-steppers", paper, source, default)
+
+
+def _source(name: str, paper: str | None = None) -> Method:
+    return Method(f"nearly.operators.online:{name}", "sample-sources", paper, default=True)
+
+
+METHODS: dict[str, Method] = {
+    # solution maps: builders (data, *, key) -> module(field)
+    "coarse-solver": _map("baselines:coarse_solver", source="peer"),
+    "mgno": _map("multigrid:mgno_map", "mgno"),
+    "nearest-neighbour": _map("baselines:nearest_neighbour", source="peer"),
+    "pca-ridge": _map("baselines:pca_ridge", source="peer"),
+    "unet-map": _map("baselines:unet_map", source="peer"),
+    # steppers: builders (data, *, key) -> module(state, parameters, *, key)
+    "coarse-stepper": _stepper("baselines:coarse_solver", source="peer"),
+    "persistence": _stepper("baselines:persistence", source="peer"),
+    "unet-stepper": _stepper("baselines:unet_stepper", source="peer"),
+    # where batches come from: (simulation, loss, *, batch, key) -> arguments of fit
+    "stored-set": _source("stored_set"),
+    "fresh-solves": _source("fresh_solves"),
+    "fifo-stream": _source("fifo_stream", "online-surrogate-training"),
+    "firo-stream": _source("firo_stream", "online-surrogate-training"),
+    "reservoir-stream": _source("reservoir_stream", "online-surrogate-training"),
+}
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "Grid": "nearly.operators.data:Grid",
+        "OperatorMap": "nearly.operators.problems.operator_map:OperatorMap",
+        "Pairs": "nearly.operators.data:Pairs",
+        "Trajectories": "nearly.operators.data:Trajectories",
+        "families": "nearly.operators.families",
+        "train": "nearly.operators.training:train",
+    },
+)
