@@ -448,6 +448,7 @@ def _frontier(
         uses=uses,
         tolerance=tolerance,
         floor=problem.floor(),
+        rival=problem.rival(),
         settings=_settings(problem),
         environment=environment(),
     )

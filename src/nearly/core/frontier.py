@@ -31,6 +31,7 @@ class Frontier:
     - `runs`: in the order in which they were asked for.
     - `uses`: over how many uses set-up is shared out; None leaves it out.
     - `tolerance`: the one that was asked for, if any.
+    - `rival`: the method whose runs the others have to pay off against, if the problem names one.
     - `environment`: versions and machine.
     """
 
@@ -43,6 +44,7 @@ class Frontier:
     uses: float | None = None
     tolerance: float | None = None
     floor: float = 0.0
+    rival: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -157,6 +159,18 @@ class Frontier:
             return None
         return max(0.0, ((first - mine) - (second - other)) / (other - mine))
 
+    def rival_of(self, run: Run) -> Run | None:
+        """The rival's cheapest run in seconds that is at least as accurate; None if none is."""
+        good = [
+            r
+            for r in self.runs
+            if r.method == self.rival
+            and r.status == "ok"
+            and r.seconds is not None
+            and r.worst <= run.worst
+        ]
+        return min(good, key=lambda r: r.seconds or math.inf, default=None)
+
     def table(self) -> Table:
         """The runs as a `rich` table, cheap to dear within each method."""
         from nearly.core.report import table
@@ -175,6 +189,10 @@ class Frontier:
 
         return html(self, Path(path))
 
+    def _uses_to_pay_off(self, run: Run) -> float | None:
+        rival = self.rival_of(run)
+        return None if rival is None or rival is run else self.break_even(run, rival)
+
     def to_json(self) -> dict[str, Any]:
         """The documented form (docs/formats.md)."""
         return {
@@ -189,6 +207,8 @@ class Frontier:
             "uses": self.uses,
             "tolerance": self.tolerance,
             "floor": self.floor,
+            "rival": self.rival,
+            "break_even": [self._uses_to_pay_off(r) for r in self.runs],
             "runs": [r.to_json() for r in self.runs],
             "pareto": self.pareto(),
             "within": self.pick,
@@ -219,5 +239,6 @@ class Frontier:
             runs=tuple(Run.from_json(r) for r in data["runs"]),
             settings=data["settings"],
             environment=data["environment"],
+            rival=data.get("rival", ""),
             **{n: data[n] for n in (*axes, "uses", "tolerance", "floor")},
         )

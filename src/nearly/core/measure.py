@@ -161,7 +161,7 @@ def _trial(problem: Problem, method: Any, dial: Dial, seed: int) -> tuple[Trial,
     start = time.perf_counter()
     with tally() as setup:
         standin, note = make(problem, method, dial, seed)
-    setup_seconds = time.perf_counter() - start
+    setup_seconds = time.perf_counter() - start + problem.spent(method, dial)
     _, key = keys(seed)
     use = prepare(problem, standin, key)
     errors = {n: float(e) for n, e in problem.errors(to_host(use())).items()}

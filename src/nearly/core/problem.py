@@ -91,6 +91,18 @@ class Problem(eqx.Module):
             raise InputError(f"tolerance {text!r} must be positive and finite, such as 1e-9")
         return value
 
+    def rival(self) -> str:
+        """The method every other has to pay off against, at equal error; "" for none in particular.
+
+        Then the table shows set-up, and for each run the uses after which it is cheaper than the
+        rival's cheapest run that is at least as accurate.
+        """
+        return ""
+
+    def spent(self, method: Any, dial: Any) -> float:
+        """Seconds of set-up that `build` does not spend again: for data that were kept, say."""
+        return 0.0
+
     def random(self, method: Any) -> bool:
         """Whether a method's result depends on its key; if so it runs over all seeds."""
         return True

@@ -22,6 +22,7 @@ from nearly.core.frontier import Frontier
 from nearly.core.run import Certificate, Run, plain
 
 PICK = "bold green"
+PAYS_OFF = "pays off after"
 STYLES = {"ours": "", "peer": "dim", "user": "magenta"}
 MARKS = {"ok": "", "diverged": "diverged", "failed": "failed", "timeout": "not run in time"}
 
@@ -118,6 +119,8 @@ def _table(frontier: Frontier, indices: Sequence[int], heading: str) -> Table:
         made.add_column(unit, justify="right")
     for unit in _setups(frontier):
         made.add_column(f"set-up {unit}", justify="right")
+    if frontier.rival:
+        made.add_column(PAYS_OFF, justify="right")
     made.add_column("", overflow="fold")
     for index in indices:
         run = frontier.runs[index]
@@ -125,8 +128,9 @@ def _table(frontier: Frontier, indices: Sequence[int], heading: str) -> Table:
         setups = [Text(_setup(run, unit)) for unit in _setups(frontier)]
         style = PICK if index == frontier.pick else STYLES.get(run.source, "")
         first = [Text(run.method), Text(str(run.dial)), Text(error_text(run))]
+        paid = [Text(_outlasts(frontier, run))] if frontier.rival else []
         remark = Text(_remark(frontier, index, index in front))
-        made.add_row(*first, *costs, *setups, remark, style=style)
+        made.add_row(*first, *costs, *setups, *paid, remark, style=style)
     return made
 
 
@@ -143,8 +147,8 @@ def _cost(run: Run, unit: str) -> str:
 
 
 def _setups(frontier: Frontier) -> list[str]:
-    """Set-up is shown where it is shared out over uses; else it is in the page and the JSON."""
-    if not frontier.uses:
+    """Set-up is shown where it has to pay off; else it is in the page and the JSON."""
+    if not (frontier.uses or frontier.rival):
         return []
     return [*dict.fromkeys(u for r in frontier for u in r.setup.get("work", {})), "seconds"]
 
@@ -196,8 +200,11 @@ def _methods(frontier: Frontier) -> Table:
     columns = units(frontier)
     for unit in columns:
         made.add_column(unit, justify="right")
-    if frontier.uses:
-        made.add_column("pays off after", justify="right")
+    setups = _setups(frontier) if frontier.rival else []
+    for unit in setups:
+        made.add_column(f"set-up {unit}", justify="right")
+    if frontier.uses or frontier.rival:
+        made.add_column(PAYS_OFF, justify="right")
     rows = [_best(frontier, name) for name in dict.fromkeys(r.method for r in frontier)]
     rows.sort(key=lambda row: (not row[1], _known(frontier.cost(row[0])), row[0].worst))
     rival = _first_use(frontier)
@@ -208,7 +215,10 @@ def _methods(frontier: Frontier) -> Table:
         picked = frontier.pick is not None and run is frontier.runs[frontier.pick]
         cells = [run.method, counted, str(run.dial), error_text(run)]
         cells += [_cost(run, unit) for unit in columns]
-        if frontier.uses:
+        cells += [_setup(run, unit) for unit in setups]
+        if frontier.rival:
+            cells.append(_outlasts(frontier, run))
+        elif frontier.uses:
             cells.append(_pays_off(frontier, run, rival))
         made.add_row(*map(Text, cells), style=PICK if picked else style)
     return made
@@ -243,6 +253,14 @@ def _pays_off(frontier: Frontier, run: Run, rival: Run | None) -> str:
         return "at once"
     after = frontier.break_even(run, rival)
     return "never" if after is None else f"{math.ceil(after)} uses"
+
+
+def _outlasts(frontier: Frontier, run: Run) -> str:
+    """After how many uses a run is cheaper than the problem's rival at the same error."""
+    if run.method == frontier.rival or run.status != "ok":
+        return "-"
+    rival = frontier.rival_of(run)
+    return "no rival" if rival is None else _pays_off(frontier, run, rival)
 
 
 def _failures(frontier: Frontier) -> list[Text]:

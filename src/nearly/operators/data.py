@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
 
 Data = TypeVar("Data", "Pairs", "Trajectories")
-Fields = Float[Array, "samples _ *grid"] | Float[np.ndarray, "samples _ *grid"]
+Fields = Any  # [samples, channels, *grid], of NumPy on the host or of JAX
 
 STENCIL = 4  # points of the piecewise interpolation between cells: exact on cubics
 

@@ -45,7 +45,7 @@ class BurgersFamily(Evolution):
     dt: float = 0.1
     frames: int = 10
     reference: int = 512
-    courant: float = 4.0
+    courant: float = 1.5
     name: ClassVar[str] = "burgers"
     resolutions: ClassVar[tuple[int, ...]] = (8, 16, 32, 64)
 

@@ -21,7 +21,7 @@ def burgers(
     (log-uniform), its only parameter. `reference`: points of the reference solver.
     """
     low = viscosity[0] if isinstance(viscosity, tuple) else viscosity
-    courant = 4.0 if low >= 0.05 else 1.0  # viscosity damps what large steps would excite
+    courant = 1.5 if low >= 0.05 else 1.0  # viscosity damps what large steps would excite
     return BurgersFamily(
         viscosity=viscosity, dt=dt, frames=frames, reference=reference, courant=courant
     )

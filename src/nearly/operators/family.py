@@ -66,6 +66,10 @@ class Family(eqx.Module):
         """The input field, made pointwise from what was drawn, at the same points."""
         return drawn
 
+    def restrict(self, field: Any, resolution: int) -> Any:
+        """An input field on a coarser grid, as a coarse solver is best given it."""
+        return resample(field, self.grid, resolution)
+
     def solve(self, field: Any, parameters: Any, *, refinement: int = 1) -> Any:
         """The solution that belongs to an input field, on the field's own grid, in its dtype.
 
