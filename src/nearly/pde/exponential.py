@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Inexact
+import numpy as np
+from jaxtyping import Array, Inexact
 
-State = Complex[Array, "*modes"]
+State = Inexact[Array, "*modes"]
 Scheme = Callable[[Array, Callable[[Any], Any], Any], Callable[[Any], Any]]
 
 # Points on the circle around h L over which the coefficients are averaged, by symmetry only its
@@ -42,8 +43,8 @@ def etdrk4_coefficients(symbol: Inexact[Array, "*modes"], dt: Any) -> Etdrk4Coef
     """
     z = dt * symbol
     whole = jnp.iscomplexobj(symbol)
-    angles = (jnp.arange(CONTOUR) + 0.5) * ((2 if whole else 1) * math.pi / CONTOUR)
-    circle = jnp.exp(1j * angles).astype(jnp.result_type(z.dtype, jnp.complex64))
+    angles = (np.arange(CONTOUR) + 0.5) * ((2 if whole else 1) * math.pi / CONTOUR)
+    circle = jnp.asarray(np.exp(1j * angles), jnp.result_type(z.dtype, jnp.complex64))
 
     def mean(weight: Callable[[Array], Array]) -> Array:
         averaged = weight(z[..., None] + circle).mean(-1)

@@ -10,6 +10,7 @@ time. Everything is pure: `jax.vmap` maps over initial fields and over the equat
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -124,8 +125,8 @@ def _cast(leaf: Any, dtype: Any) -> Any:
 def _convection(grid: SpectralGrid, factor: float) -> Callable[[Any], Any]:
     """Minus factor times the sum of the derivatives of u^2, free of aliasing."""
     kept = grid.below(QUADRATIC)
-    symbol = sum((grid.derivative(axis) for axis in range(len(grid.shape))), jnp.zeros((), complex))
-    weight = jnp.where(kept, -factor * symbol, 0).astype(symbol.dtype)
+    symbol = functools.reduce(jnp.add, map(grid.derivative, range(len(grid.shape))))
+    weight = jnp.where(kept, -factor * symbol, 0)
 
     def nonlinear(spectrum: Array) -> Array:
         u = grid.values(jnp.where(kept, spectrum, 0))
