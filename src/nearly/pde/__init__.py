@@ -6,8 +6,62 @@ This module is the room's catalogue, readable without importing the room.
 from nearly.core.catalogue import Method, Problem
 from nearly.core.lazy import attach
 
-PROBLEMS: dict[str, Problem] = {}
+PROBLEMS: dict[str, Problem] = {
+    **{
+        name: Problem("nearly.pde.problems.stationary:helmholtz", {"waves": waves})
+        for name, waves in (("helmholtz-4-1", (4, 1)), ("helmholtz-10-10", (10, 10)))
+    },
+    "poisson-sin100": Problem("nearly.pde.problems.stationary:poisson"),
+    "two-peaks": Problem("nearly.pde.problems.stationary:two_peaks"),
+    "cubic": Problem("nearly.pde.problems.stationary:cubic"),
+    "heat2d": Problem("nearly.pde.problems.evolution:heat2d"),
+    "burgers-evolution": Problem("nearly.pde.problems.evolution:burgers"),
+    "allen-cahn-evolution": Problem("nearly.pde.problems.evolution:allen_cahn"),
+}
 
-METHODS: dict[str, Method] = {}
+
+def _equation(
+    target: str, paper: str | None = None, source: str = "ours", *, default: bool = True
+) -> Method:
+    return Method(f"nearly.pde.{target}", "equations", paper, source, default)
+
+
+METHODS: dict[str, Method] = {
+    "finite-differences": _equation("peers:finite_differences", source="peer"),
+    "chebyshev-collocation": _equation("peers:chebyshev_collocation", source="peer"),
+    "gaussian-collocation": _equation("peers:gaussian_collocation", source="peer"),
+    "fourier-lines": _equation("peers:lines", source="peer"),
+    "tanh-network": _equation("collocation:tanh_network", source="peer"),
+    "fourier-network": _equation("collocation:fourier_network", source="peer", default=False),
+    "hard-boundary-network": _equation("collocation:hard_boundary", source="peer", default=False),
+    "gaussians": _equation("gaussian_features:gaussians", "physics-informed-gaussians"),
+    "rotated-gaussians": _equation(
+        "gaussian_features:rotated_gaussians", "physics-informed-gaussians", default=False
+    ),
+    "teng-heun": _equation("natural_gradient:teng_heun", "teng"),
+    "teng-euler": _equation("natural_gradient:teng_euler", "teng", default=False),
+    "variational-principle": _equation("natural_gradient:tdvp", source="peer", default=False),
+    "optimised-steps": _equation("natural_gradient:optimised_steps", source="peer", default=False),
+    "sobolev-descent": _equation("sobolev:sobolev_descent", "barron-nonlinear-pde"),
+    "energy-bfgs": _equation("sobolev:quasi_newton", source="peer"),
+}
+
+# The kinds of equations a method can take: `stationary`, `evolution`, or only `variational` ones,
+# which are stationary and come with a Lagrangian. A method without a line takes them all.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "finite-differences": ("stationary",),
+    "chebyshev-collocation": ("stationary",),
+    "gaussian-collocation": ("stationary",),
+    "hard-boundary-network": ("stationary", "evolution"),
+    "fourier-lines": ("evolution",),
+    "gaussians": ("stationary",),
+    "rotated-gaussians": ("stationary",),
+    "teng-heun": ("evolution",),
+    "teng-euler": ("evolution",),
+    "variational-principle": ("evolution",),
+    "optimised-steps": ("evolution",),
+    "sobolev-descent": ("variational",),
+    "energy-bfgs": ("variational",),
+}
 
 __getattr__, __all__ = attach(__name__, {})
