@@ -37,12 +37,15 @@ def _source(name: str, paper: str | None = None) -> Method:
 METHODS: dict[str, Method] = {
     # solution maps: builders (data, *, key) -> module(field)
     "coarse-solver": _map("baselines:coarse_solver", source="peer"),
+    "fno": _map("fno:fno_map", "fno"),
+    "lsm": _map("latent_spectral:lsm_map", "latent-spectral-models"),
     "mgno": _map("multigrid:mgno_map", "mgno"),
     "nearest-neighbour": _map("baselines:nearest_neighbour", source="peer"),
     "pca-ridge": _map("baselines:pca_ridge", source="peer"),
     "unet-map": _map("baselines:unet_map", source="peer"),
     # steppers: builders (data, *, key) -> module(state, parameters, *, key)
     "coarse-stepper": _stepper("baselines:coarse_solver", source="peer"),
+    "fno-stepper": _stepper("fno:fno_stepper", "fno"),
     "persistence": _stepper("baselines:persistence", source="peer"),
     "unet-stepper": _stepper("baselines:unet_stepper", source="peer"),
     # where batches come from: (simulation, loss, *, batch, key) -> arguments of fit
@@ -56,9 +59,11 @@ METHODS: dict[str, Method] = {
 __getattr__, __all__ = attach(
     __name__,
     {
+        "FNO": "nearly.operators.fno:FNO",
         "Grid": "nearly.operators.data:Grid",
         "OperatorMap": "nearly.operators.problems.operator_map:OperatorMap",
         "Pairs": "nearly.operators.data:Pairs",
+        "SpectralConvolution": "nearly.operators.spectral:SpectralConvolution",
         "Trajectories": "nearly.operators.data:Trajectories",
         "families": "nearly.operators.families",
         "train": "nearly.operators.training:train",
