@@ -27,8 +27,8 @@ from nearly.pde.equations import (
     BoundaryValueProblem,
     InitialValueProblem,
     Point,
-    SpaceTime,
     residuals,
+    space_time,
 )
 from nearly.training import fit
 from nearly.training.architectures import MLP, mlp
@@ -288,7 +288,7 @@ class Collocation(eqx.Module):
     def __call__(
         self, equation: BoundaryValueProblem | InitialValueProblem, dial: int, *, key: Any
     ) -> AtPoints | AtEnd:
-        whole = SpaceTime(equation) if isinstance(equation, InitialValueProblem) else equation
+        whole = space_time(equation) if isinstance(equation, InitialValueProblem) else equation
         dtype = "float64" if jax.config.read("jax_enable_x64") else "float32"
         for_network, for_points, for_training = jax.random.split(key, 3)
         network = self.network(whole, key=for_network, dtype=jnp.dtype(dtype))

@@ -41,8 +41,9 @@ def jet(function: Field, x: Point) -> Jet:
 
     **Cost:** forward over forward: about 4 d times the function.
     """
-    if hasattr(function, "jet"):
-        return function.jet(x)
+    own = getattr(function, "jet", None)
+    if own is not None:
+        return own(x)
 
     def along(axis: Point) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         return jax.jvp(lambda y: jax.jvp(function, (y,), (axis,)), (x,), (axis,))
@@ -172,14 +173,8 @@ class SpaceTime(BoundaryValueProblem):
     """An initial value problem as a boundary value problem in z = (x, t): data at t = 0 only."""
 
     evolution: InitialValueProblem
-
-    @property
-    def lower(self) -> tuple[float, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return (0.0,) * (self.evolution.dimension + 1)
-
-    @property
-    def upper(self) -> tuple[float, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return (*self.evolution.lengths, self.evolution.duration)
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
 
     @property
     def periodic(self) -> tuple[bool, ...]:
@@ -198,6 +193,13 @@ class SpaceTime(BoundaryValueProblem):
 
     def exact(self, x: Point) -> Float[Array, ""]:
         raise InputError("the solution is known at the final time only: see InitialValueProblem")
+
+
+def space_time(evolution: InitialValueProblem) -> SpaceTime:
+    """An initial value problem as an equation on [0, L]^d x [0, duration]."""
+    lower = (0.0,) * (evolution.dimension + 1)
+    upper = (*evolution.lengths, evolution.duration)
+    return SpaceTime(evolution=evolution, lower=lower, upper=upper)
 
 
 def residuals(

@@ -25,9 +25,6 @@ from nearly.training.architectures import MLP, mlp
 class Features(eqx.Module):
     """sum_g weight_kg exp(-|A_kg (x - mean_kg)|^2 / 2) for each feature k."""
 
-    means: eqx.AbstractVar[Array]
-    weights: eqx.AbstractVar[Array]
-
     @abstractmethod
     def factors(self) -> Float[Array, "k g d d"]:
         """A, whose square A^T A is each Gaussian's precision."""
@@ -173,15 +170,7 @@ class RotatedMesh(GaussianMesh):
 class FixedFeatures(Features):
     """Gaussians whose centres and widths do not train: the paper's ablation."""
 
-    inside: Features
-
-    @property
-    def means(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.inside.means
-
-    @property
-    def weights(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.inside.weights
+    inside: DiagonalGaussians
 
     def factors(self) -> Float[Array, "k g d d"]:
         return jax.lax.stop_gradient(self.inside.factors())
@@ -203,7 +192,7 @@ def physics_informed_gaussians(mesh: GaussianMesh | None = None, **settings: Any
 
     `settings` are those of `Collocation`; the weight of the residual is the paper's 1e-4.
     """
-    chosen = {"weight": 1e-4, "adam": 0.0, **settings}
+    chosen: dict[str, Any] = {"weight": 1e-4, "adam": 0.0, **settings}
     return Collocation(network=mesh or GaussianMesh(), **chosen)
 
 

@@ -66,19 +66,8 @@ class Cubic(Manufactured):
     """
 
     amplitude: float = 10.0
-    dimensions: int = 1
-
-    def __check_init__(self) -> None:
-        if self.dimensions < 1:
-            raise InputError(f"dimensions={self.dimensions} must be at least 1")
-
-    @property
-    def lower(self) -> tuple[float, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return (0.0,) * self.dimensions
-
-    @property
-    def upper(self) -> tuple[float, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return (1.0,) * self.dimensions
+    lower: tuple[float, ...] = (0.0,)
+    upper: tuple[float, ...] = (1.0,)
 
     def operator(self, jet: Jet, x: Point) -> Float[Array, ""]:
         return -jet.second.sum() + jet.value**3
@@ -112,5 +101,7 @@ def two_peaks(sharpness: float = 100.0, dtype: str = "float64") -> Equation:
 
 def cubic(amplitude: float = 10.0, dimensions: int = 1, dtype: str = "float64") -> Equation:
     """A nonlinear, variational equation."""
-    equation = Cubic(amplitude=amplitude, dimensions=dimensions)
+    if dimensions < 1:
+        raise InputError(f"dimensions={dimensions} must be at least 1")
+    equation = Cubic(amplitude=amplitude, lower=(0.0,) * dimensions, upper=(1.0,) * dimensions)
     return Equation(name="cubic", equation=equation, dtype=dtype)
