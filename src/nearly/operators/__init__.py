@@ -46,6 +46,7 @@ METHODS: dict[str, Method] = {
     # steppers: builders (data, *, key) -> module(state, parameters, *, key)
     "coarse-stepper": _stepper("baselines:coarse_solver", source="peer"),
     "fno-stepper": _stepper("fno:fno_stepper", "fno"),
+    "pde-refiner": _stepper("refiner:pde_refiner", "pde-refiner"),
     "persistence": _stepper("baselines:persistence", source="peer"),
     "unet-stepper": _stepper("baselines:unet_stepper", source="peer"),
     # where batches come from: (simulation, loss, *, batch, key) -> arguments of fit
@@ -62,6 +63,7 @@ __getattr__, __all__ = attach(
         "FNO": "nearly.operators.fno:FNO",
         "Grid": "nearly.operators.data:Grid",
         "OperatorMap": "nearly.operators.problems.operator_map:OperatorMap",
+        "Rollout": "nearly.operators.problems.rollout:Rollout",
         "Pairs": "nearly.operators.data:Pairs",
         "SpectralConvolution": "nearly.operators.spectral:SpectralConvolution",
         "Trajectories": "nearly.operators.data:Trajectories",
