@@ -189,9 +189,12 @@ def _outcome(task: Task, future: Any) -> Trial | None:
     """The trial a future holds; None if the worker died under it."""
     try:
         return Trial.from_json(future.result())
-    except BrokenProcessPool:
-        return None
     except Exception as error:
-        if type(error).__name__ == "KilledWorker":
+        if worker_died(error):
             return None
         return Trial(task.seed, "failed", f"{type(error).__name__}: {error}")
+
+
+def worker_died(error: BaseException) -> bool:
+    """Whether a future's error says that its worker died: then the task may be handed out again."""
+    return isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker"

@@ -150,7 +150,7 @@ def fit(
     )
     session = _Session(run, steps, validate, every, patience, progress, _path(checkpoint))
     session.begin(State.initial(run, jax.tree.map(jnp.copy, weights)))
-    with _deferred_interrupt() as interrupted:
+    with deferred_interrupt() as interrupted:
         session.train(chunk, interrupted)
     return session.result()
 
@@ -328,7 +328,7 @@ class _Pace:
 
 
 @contextmanager
-def _deferred_interrupt() -> Generator[Callable[[], bool]]:
+def deferred_interrupt() -> Generator[Callable[[], bool]]:
     """Ctrl-C is noted, and honoured between chunks, where the state is whole; a second one at once.
 
     Only the main thread can receive signals; elsewhere nothing is changed.

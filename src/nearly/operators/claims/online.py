@@ -73,6 +73,8 @@ def live_heat() -> list[float]:
         scaled="1-D Burgers on 64 points, FNO of width 24 with 12 modes; 512 stored samples; 2000 "
         "steps of 16 samples",
     ),
+    limits="After 2000 steps it is the optimisation, not the 512 samples, that limits this FNO: on "
+    "them it errs by 91% of what it does on unseen ones. After 8000 steps the reduction is 25%.",
 )
 def live_burgers() -> list[float]:
     live = Buffered(Reservoir(capacity=2048, threshold=256), solvers=16)

@@ -206,9 +206,7 @@ class OnlineTraining(Problem):
     def trained(self, source: Any, steps: int, key: Any, simulation: Any = None) -> Any:
         """`nearly.training.Trained` of a data source."""
         simulation = self.simulation if simulation is None else simulation
-        sample = jax.eval_shape(simulation, key)
-        sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), sample)
-        model = self.network(sample, jax.random.fold_in(key, MODEL))
+        model, _, _ = self.drawn(key)
         data_key = jax.random.fold_in(key, DATA)
         return fit(
             self.loss,
@@ -218,6 +216,13 @@ class OnlineTraining(Problem):
             key=jax.random.fold_in(key, STEPS),
             **source(simulation, self.loss, batch=self.batch, key=data_key),
         )
+
+    def drawn(self, key: Any) -> tuple[Any, Any, int]:
+        """The untrained model, the shapes of one sample, and how many frames a run has."""
+        shapes = jax.eval_shape(self.simulation, key)
+        sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
+        model = self.network(sample, jax.random.fold_in(key, MODEL))
+        return model, sample, jax.tree.leaves(shapes)[0].shape[0]
 
     def apply(self, standin: Any, *, key: Any) -> Any:
         inputs, outputs = solve(self.simulation, self.tests, jax.random.fold_in(key, TESTS))
