@@ -139,6 +139,8 @@ def run_trial(problem: Problem, method: Any, dial: Dial, seed: int) -> tuple[Tri
     with precision(problem):
         try:
             return _trial(problem, method, dial, seed)
+        except FloatingPointError as error:
+            return Trial(seed, "diverged", str(error)), None
         except Exception as error:
             return Trial(seed, "failed", reason_of(error)), None
 

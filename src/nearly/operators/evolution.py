@@ -14,6 +14,9 @@ from nearly.datasets.random_fields import gaussian_random_field
 from nearly.operators.data import Grid
 from nearly.operators.family import Evolution
 from nearly.pde import semilinear
+from nearly.pde.exponential import etdrk4
+from nearly.pde.propagators import heat
+from nearly.pde.vorticity import NavierStokes2D
 
 Range = float | tuple[float, float]
 
@@ -64,10 +67,10 @@ class BurgersFamily(Evolution):
         field = gaussian_random_field(key, shape, alpha=2.0, tau=5.0, sigma=25.0, dtype=float)
         return (field - field.mean())[None]
 
-    def evolve(self, state: Any, parameters: Any, frames: int, *, refinement: int = 1) -> Any:
+    def evolve(self, state: Any, parameters: Any, frames: int) -> Any:
         equation = semilinear.Burgers(of_range(self.viscosity, parameters))
         # Initial fields of this measure seldom exceed 1 in size: that is the speed assumed.
-        inside = refinement * max(2, math.ceil(self.dt * state.shape[-1] / self.courant))
+        inside = max(2, math.ceil(self.dt * state.shape[-1] / self.courant))
         later = semilinear.integrate(
             equation, state[0], dt=self.dt / inside, steps=frames * inside, every=inside
         )
@@ -82,7 +85,7 @@ class KuramotoSivashinskyFamily(Evolution):
     frames: int = 1
     reference: int = 128
     warm_up: float = 60.0
-    step: float = 0.1
+    courant: float = 0.8
     name: ClassVar[str] = "kuramoto-sivashinsky"
     resolutions: ClassVar[tuple[int, ...]] = (24, 32, 48, 64)
 
@@ -101,13 +104,119 @@ class KuramotoSivashinskyFamily(Evolution):
         return (field - field.mean())[None]
 
     def start(self, drawn: Any, parameters: Any) -> Any:
-        steps = math.ceil(self.warm_up / self.step)
-        return self._march(drawn, self.warm_up / steps, steps, steps)[-1]
+        return self._march(drawn, self.warm_up, 1)[-1]
 
-    def evolve(self, state: Any, parameters: Any, frames: int, *, refinement: int = 1) -> Any:
-        inside = refinement * math.ceil(self.dt / self.step)
-        return self._march(state, self.dt / inside, frames * inside, inside)
+    def evolve(self, state: Any, parameters: Any, frames: int) -> Any:
+        return self._march(state, self.dt, frames)
 
-    def _march(self, state: Any, dt: float, steps: int, every: int) -> Any:
+    def _march(self, state: Any, time: float, frames: int) -> Any:
+        inside = math.ceil(time * state.shape[-1] * 2 / (self.length * self.courant))
         equation = semilinear.KuramotoSivashinsky(self.length)
-        return semilinear.integrate(equation, state[0], dt=dt, steps=steps, every=every)[:, None]
+        later = semilinear.integrate(
+            equation, state[0], dt=time / inside, steps=frames * inside, every=inside
+        )
+        return later[:, None]
+
+
+class KortewegDeVriesFamily(Evolution):
+    """u_t + 6 u u_x + u_xxx = 0 from smooth random waves; see `families.korteweg_de_vries`."""
+
+    length: float = 32.0
+    dt: float = 0.5
+    frames: int = 4
+    reference: int = 256
+    courant: float = 0.05
+    name: ClassVar[str] = "korteweg-de-vries"
+    resolutions: ClassVar[tuple[int, ...]] = (24, 32, 48, 64)
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((self.length,), periodic=True)
+
+    def draw(self, key: Any) -> Any:
+        shape = (self.reference,)
+        field = gaussian_random_field(key, shape, alpha=4.0, tau=25.0, sigma=1.2e5, dtype=float)
+        return field[None]
+
+    def evolve(self, state: Any, parameters: Any, frames: int) -> Any:
+        inside = math.ceil(self.dt * state.shape[-1] / (self.length * self.courant))
+        equation = semilinear.KortewegDeVries(self.length)
+        later = semilinear.integrate(
+            equation, state[0], dt=self.dt / inside, steps=frames * inside, every=inside
+        )
+        return later[:, None]
+
+
+class HeatFamily(Evolution):
+    """u_t = diffusivity Laplacian(u) on the periodic unit box, exactly; see `families.heat`."""
+
+    diffusivity: Range = 0.01
+    dims: int = 1
+    dt: float = 0.1
+    frames: int = 5
+    reference: int = 128
+    name: ClassVar[str] = "heat"
+    resolutions: ClassVar[tuple[int, ...]] = (8, 16, 32)
+
+    def __check_init__(self) -> None:
+        check_range("diffusivity", self.diffusivity)
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((1.0,) * self.dims, periodic=True)
+
+    def parameters(self, key: Any) -> Any:
+        return draw_range(self.diffusivity, key)
+
+    def draw(self, key: Any) -> Any:
+        shape = (self.reference,) * self.dims
+        return gaussian_random_field(key, shape, alpha=2.5, tau=5.0, sigma=50.0, dtype=float)[None]
+
+    def evolve(self, state: Any, parameters: Any, frames: int) -> Any:
+        diffusivity = of_range(self.diffusivity, parameters)
+        times = self.dt * jnp.arange(1, frames + 1, dtype=state.dtype)
+        return jax.vmap(lambda t: heat(state[0], t, diffusivity=diffusivity))(times)[:, None]
+
+
+class NavierStokesFamily(Evolution):
+    """Vorticity of a forced flow on the periodic unit square; see `families.navier_stokes_2d`."""
+
+    viscosity: Range = 1e-3
+    dt: float = 1.0
+    frames: int = 5
+    reference: int = 64
+    warm_up: float = 0.0
+    courant: float = 1.2  # cells a step at a speed of 1, about the fastest such flows reach
+    name: ClassVar[str] = "navier-stokes-2d"
+    resolutions: ClassVar[tuple[int, ...]] = (8, 12, 16, 24, 32)
+
+    def __check_init__(self) -> None:
+        check_range("viscosity", self.viscosity)
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((1.0, 1.0), periodic=True)
+
+    def parameters(self, key: Any) -> Any:
+        return draw_range(self.viscosity, key)
+
+    def draw(self, key: Any) -> Any:
+        shape = (self.reference, self.reference)
+        sigma = math.sqrt(2) * 7**1.5
+        return gaussian_random_field(key, shape, alpha=2.5, tau=7.0, sigma=sigma, dtype=float)[None]
+
+    def start(self, drawn: Any, parameters: Any) -> Any:
+        if not self.warm_up:
+            return drawn
+        return self._march(drawn, parameters, self.warm_up, 1)[-1]
+
+    def evolve(self, state: Any, parameters: Any, frames: int) -> Any:
+        return self._march(state, parameters, self.dt, frames)
+
+    def _march(self, state: Any, parameters: Any, time: float, frames: int) -> Any:
+        inside = math.ceil(time * state.shape[-1] / self.courant)
+        equation = NavierStokes2D(of_range(self.viscosity, parameters))
+        later = semilinear.integrate(
+            equation, state[0], dt=time / inside, steps=frames * inside, every=inside, scheme=etdrk4
+        )
+        return later[:, None]

@@ -70,11 +70,11 @@ class Family(eqx.Module):
         """An input field on a coarser grid, as a coarse solver is best given it."""
         return resample(field, self.grid, resolution)
 
-    def solve(self, field: Any, parameters: Any, *, refinement: int = 1) -> Any:
+    def solve(self, field: Any, parameters: Any) -> Any:
         """The solution that belongs to an input field, on the field's own grid, in its dtype.
 
-        Pure: jit, vmap and (where the equation has one) the gradient work. `refinement` divides the
-        steps of time. This is the reference solver, and at a lower resolution the coarse one.
+        Pure: jit, vmap and the gradient work. Steps of time shrink with those of the grid. This is
+        the reference solver, and at a lower resolution the coarse one.
         """
         raise NotImplementedError(f"{type(self).__name__} must define solve")
 
@@ -117,13 +117,15 @@ class Family(eqx.Module):
         def one(key: Any) -> Any:
             drawn, parameters = _drawn(self, key)
             fine = resample(drawn, self.grid, 2 * self.reference)
-            finer = self.solve(self.inputs(fine), parameters, refinement=2)
+            finer = self.solve(self.inputs(fine), parameters)
             return {
                 "finer": resample(finer, self.grid, resolution),
                 "outputs": self._pair(drawn, parameters, resolution)["outputs"],
             }
 
-        arrays = self._generated("uncertainty", one, key, JUDGED, resolution, "float64")
+        arrays = self._generated(
+            "uncertainty", one, key, JUDGED, resolution, chunk=JUDGED, dtype="float64"
+        )
         return float(np.mean(relative_errors(arrays["outputs"], arrays["finer"])))
 
     def _generated(
@@ -133,7 +135,9 @@ class Family(eqx.Module):
         key: Any,
         count: int,
         resolution: int,
-        *also: Any,
+        *,
+        chunk: int = CHUNK,
+        dtype: str = "float32",
     ) -> Arrays:
         if count < 1:
             raise InputError(f"count={count} must be at least 1")
@@ -143,8 +147,10 @@ class Family(eqx.Module):
                 f"points: raise reference= of {self.name} for more"
             )
         words = np.asarray(jax.random.key_data(key))
-        digest = digest_of(kind, type(self), self, words, count, resolution, also, _sources())
-        return _kept(digest, lambda: _solved(one, key, count, also[0] if also else "float32"))
+        digest = digest_of(
+            kind, type(self), self, words, count, resolution, chunk, dtype, _sources()
+        )
+        return _kept(digest, lambda: _solved(one, key, count, chunk, dtype))
 
 
 class Evolution(Family):
@@ -156,12 +162,12 @@ class Evolution(Family):
     dt: eqx.AbstractVar[float]
     frames: eqx.AbstractVar[int]
 
-    def evolve(self, state: Any, parameters: Any, frames: int, *, refinement: int = 1) -> Any:
+    def evolve(self, state: Any, parameters: Any, frames: int) -> Any:
         """The next `frames` states, `[frames, channels, *grid]`, `dt` apart, on its grid."""
         raise NotImplementedError(f"{type(self).__name__} must define evolve")
 
-    def solve(self, field: Any, parameters: Any, *, refinement: int = 1) -> Any:
-        return self.evolve(field, parameters, self.frames, refinement=refinement)[-1]
+    def solve(self, field: Any, parameters: Any) -> Any:
+        return self.evolve(field, parameters, self.frames)[-1]
 
     def trajectories(self, key: Any, count: int, resolution: int, frames: int) -> Trajectories:
         """`count` trajectories of `frames` states each, the first included; as `pairs`."""
@@ -202,20 +208,20 @@ def _drawn(family: Family, key: Any) -> tuple[Any, Any]:
     return family.start(family.draw(field_key), parameters), parameters
 
 
-def _solved(one: Any, key: Any, count: int, dtype: str) -> Arrays:
+def _solved(one: Any, key: Any, count: int, chunk: int, dtype: str) -> Arrays:
     """Every sample's arrays, in chunks of one size: a sample does not depend on how many there are.
 
     With the seconds of one sample, compilation left out.
     """
     with jax.enable_x64(True):
         each = jax.jit(jax.vmap(lambda i: one(jax.random.fold_in(key, i))))
-        rows = np.arange(-(-count // CHUNK) * CHUNK, dtype=np.uint32).reshape(-1, CHUNK)
+        rows = np.arange(-(-count // chunk) * chunk, dtype=np.uint32).reshape(-1, chunk)
         program = each.lower(rows[0]).compile()
         begun = time.perf_counter()
         chunks = [jax.tree.map(np.asarray, program(row)) for row in rows]
         seconds = (time.perf_counter() - begun) / rows.size
     made = {
-        name: np.concatenate([chunk[name] for chunk in chunks])[:count].astype(dtype)
+        name: np.concatenate([part[name] for part in chunks])[:count].astype(dtype)
         for name in chunks[0]
     }
     return {**made, "seconds": np.asarray(seconds)}

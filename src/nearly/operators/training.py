@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError, UnknownName
 from nearly.operators.data import Pairs, check_data
+from nearly.pde.metrics import relative_l2
 from nearly.training.loop import Trained, fit
 
 Schedule = Literal["cosine", "halving", "one-cycle", "constant"]
@@ -99,7 +99,7 @@ def relative_l2_loss(
     prediction: Float[Array, " channels *grid"], truth: Float[Array, " channels *grid"]
 ) -> Float[Array, ""]:
     """|prediction - truth| / |truth| over all channels and points."""
-    return _norm(prediction - truth) / (_norm(truth) + TINY)
+    return relative_l2(prediction, truth)
 
 
 def mean_squared_loss(
@@ -107,31 +107,6 @@ def mean_squared_loss(
 ) -> Float[Array, ""]:
     """The mean of (prediction - truth)^2."""
     return jnp.mean((prediction - truth) ** 2)
-
-
-def relative_h1_loss(
-    prediction: Float[Array, " channels *grid"], truth: Float[Array, " channels *grid"]
-) -> Float[Array, ""]:
-    """The relative error in the norm of values and gradients, on the unit box, by Fourier modes.
-
-    Modes are weighted by sqrt(1 + |2 pi k|^2); a field that is not periodic pays for the jump at
-    the seam too, in the error and in the truth alike.
-    """
-    return _norm(_weighted(prediction - truth)) / (_norm(_weighted(truth)) + TINY)
-
-
-def _weighted(field: Any) -> Any:
-    sizes = field.shape[1:]
-    waves = [2 * math.pi * np.fft.fftfreq(n, 1 / n) for n in sizes]
-    squared = sum(np.square(k) for k in np.meshgrid(*waves, indexing="ij"))
-    weight = jnp.asarray(np.sqrt(1 + squared), field.dtype)
-    modes = jnp.fft.fftn(field, axes=range(1, field.ndim), norm="ortho") * weight
-    return jnp.concatenate([modes.real, modes.imag])
-
-
-def _norm(field: Any) -> Any:
-    # The root has no gradient at 0, which an exact prediction reaches.
-    return jnp.sqrt(jnp.sum(jnp.square(field)) + TINY**2)
 
 
 # ---- the optimiser
