@@ -29,8 +29,8 @@ class Faces(eqx.Module):
     `x`: `[n + 1, m]` of the faces across the first axis; `y`: `[n, m + 1]` across the second.
     """
 
-    x: Float[Array, "faces m"]
-    y: Float[Array, "n faces"]
+    x: Float[Array, "rows m"]
+    y: Float[Array, "n columns"]
 
     def __call__(self, u: Float[Array, "n m"]) -> Float[Array, "n m"]:
         """Minus the divergence of the flux a grad u in every cell: a symmetric map."""

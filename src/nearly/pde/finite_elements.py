@@ -219,7 +219,8 @@ def solve_diffusion(
     matrices = space.stiffness(coefficient)
     side = jnp.where(fixed, 0, space.load(source) - space.apply(matrices, given))
     structure = jax.eval_shape(lambda: side)
-    scale = _Scale(jnp.where(fixed, 1, space.diagonal(matrices)))
+    # The solution does not depend on the preconditioner, so neither does its derivative.
+    scale = _Scale(jax.lax.stop_gradient(jnp.where(fixed, 1, space.diagonal(matrices))))
     solution = lx.linear_solve(
         CallableOperator(_Free(space, matrices, fixed), structure, DEFINITE),
         side,
