@@ -29,6 +29,7 @@ from nearly.pde.equations import (
     Point,
     residuals,
     space_time,
+    working_dtype,
 )
 from nearly.training import fit
 from nearly.training.architectures import MLP, mlp
@@ -289,7 +290,7 @@ class Collocation(eqx.Module):
         self, equation: BoundaryValueProblem | InitialValueProblem, dial: int, *, key: Any
     ) -> AtPoints | AtEnd:
         whole = space_time(equation) if isinstance(equation, InitialValueProblem) else equation
-        dtype = "float64" if jax.config.read("jax_enable_x64") else "float32"
+        dtype = working_dtype()
         for_network, for_points, for_training = jax.random.split(key, 3)
         network = self.network(whole, key=for_network, dtype=jnp.dtype(dtype))
         source = Uniform(whole, self.interior, self.face, dtype)

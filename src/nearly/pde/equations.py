@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
 from nearly.core.tally import counted
+from nearly.pde.semilinear import Semilinear
 
 Point = Float[Array, " d"]
 Field = Callable[[Any], Any]
@@ -156,6 +157,13 @@ class InitialValueProblem(eqx.Module):
     def truth(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
         """The field at t = duration, on the host: closed, or a converged reference."""
 
+    def semilinear(self) -> Semilinear:
+        """The equation as the exponential integrators of this room take it.
+
+        Raises `InputError` unless a subclass says how.
+        """
+        raise InputError(f"{type(self).__name__} does not say how it is semilinear: use `lines`")
+
     @property
     def dimension(self) -> int:
         return len(self.lengths)
@@ -216,6 +224,11 @@ def velocities(
     """u_t of a function at points; counted as so many residual evaluations."""
     oracle = counted(equation.right_hand_side, UNIT)
     return jax.vmap(oracle)(jets(function, points), points)
+
+
+def working_dtype() -> str:
+    """The precision that the surrounding `jax.enable_x64` asks for."""
+    return "float64" if jax.config.read("jax_enable_x64") else "float32"
 
 
 def midpoints(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
 from nearly.core.tally import counted
-from nearly.pde.equations import BoundaryValueProblem
+from nearly.pde.equations import BoundaryValueProblem, working_dtype
 from nearly.pde.grid_functions import GridFunction, Uniform
 
 GRADIENTS = "energies"
@@ -100,8 +100,7 @@ def energy(equation: BoundaryValueProblem, count: int) -> tuple[Energy, tuple[Un
     ends = zip(equation.lower, equation.upper, strict=True)
     axes = tuple(Uniform(count + 2, a, b) for a, b in ends)
     mesh = np.stack(np.meshgrid(*[a.nodes() for a in axes], indexing="ij"), axis=-1)
-    dtype = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
-    nodes = jnp.asarray(mesh, dtype)
+    nodes = jnp.asarray(mesh, working_dtype())
     rows = nodes.reshape(-1, len(axes))
     shape = nodes.shape[:-1]
     source = jax.vmap(equation.source)(rows).reshape(shape)  # pyright: ignore

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nearly.pde import semilinear
 from nearly.pde.equations import InitialValueProblem, Jet, Point
 from nearly.pde.problems.equation import Equation
+from nearly.pde.semilinear import Semilinear
 
 FULL_TURN = 2 * math.pi
 
@@ -39,6 +41,9 @@ class Heat(InitialValueProblem):
             decay = np.exp(-self.diffusivity * (1 + k * k) * self.duration)
             total += (1 if k == 0 else 2) * iv(k, 1.0) * decay * np.cos(k * y)
         return np.sin(x) * total
+
+    def semilinear(self) -> Semilinear:
+        return semilinear.AllenCahn(self.diffusivity, 0.0, self.lengths)
 
 
 class ReferencedEvolution(InitialValueProblem):
@@ -82,6 +87,9 @@ class Burgers(ReferencedEvolution):
     def initial(self, x: Point) -> Float[Array, ""]:
         return jnp.sin(x[0]) + 0.5 * jnp.cos(2 * x[0])
 
+    def semilinear(self) -> Semilinear:
+        return semilinear.Burgers(self.viscosity, self.lengths)
+
 
 class AllenCahn(ReferencedEvolution):
     """u_t = D u_xx + u - u^3 on [0, 2 pi] from u = sin(x) / 2 + cos(2 x) / 4."""
@@ -95,6 +103,9 @@ class AllenCahn(ReferencedEvolution):
 
     def initial(self, x: Point) -> Float[Array, ""]:
         return 0.5 * jnp.sin(x[0]) + 0.25 * jnp.cos(2 * x[0])
+
+    def semilinear(self) -> Semilinear:
+        return semilinear.AllenCahn(self.diffusivity, 1.0, self.lengths)
 
 
 def heat2d(diffusivity: float = 0.1, duration: float = 1.0, dtype: str = "float64") -> Equation:
