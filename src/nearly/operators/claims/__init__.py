@@ -1,3 +1,5 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
+from nearly.operators.claims import fno as fno
 from nearly.operators.claims import online as online
+from nearly.operators.claims import refiner as refiner
