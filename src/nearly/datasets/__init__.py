@@ -10,5 +10,6 @@ __getattr__, __all__ = attach(
         "diabetes": "nearly.datasets.real:diabetes",
         "digits": "nearly.datasets.real:digits",
         "digits_images": "nearly.datasets.real:digits_images",
+        "gaussian_random_field": "nearly.datasets.random_fields:gaussian_random_field",
     },
 )

@@ -66,4 +66,29 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "energy-bfgs": ("variational",),
 }
 
-__getattr__, __all__ = attach(__name__, {})
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "AllenCahn": "nearly.pde.semilinear:AllenCahn",
+        "Burgers": "nearly.pde.semilinear:Burgers",
+        "FiniteElements": "nearly.pde.finite_elements:FiniteElements",
+        "KolmogorovForcing": "nearly.pde.vorticity:KolmogorovForcing",
+        "KortewegDeVries": "nearly.pde.semilinear:KortewegDeVries",
+        "KuramotoSivashinsky": "nearly.pde.semilinear:KuramotoSivashinsky",
+        "Mesh": "nearly.pde.finite_elements:Mesh",
+        "NavierStokes2D": "nearly.pde.vorticity:NavierStokes2D",
+        "Semilinear": "nearly.pde.semilinear:Semilinear",
+        "advection": "nearly.pde.propagators:advection",
+        "crank_nicolson_heun": "nearly.pde.exponential:crank_nicolson_heun",
+        "etdrk4": "nearly.pde.exponential:etdrk4",
+        "heat": "nearly.pde.propagators:heat",
+        "integrate": "nearly.pde.semilinear:integrate",
+        "rectangle_mesh": "nearly.pde.finite_elements:rectangle_mesh",
+        "relative_l2": "nearly.pde.metrics:relative_l2",
+        "solve_darcy": "nearly.pde.darcy:solve_darcy",
+        "solve_darcy_direct": "nearly.pde.darcy:solve_darcy_direct",
+        "solve_diffusion": "nearly.pde.finite_elements:solve_diffusion",
+        "solve_helmholtz": "nearly.pde.elliptic:solve_helmholtz",
+        "wave": "nearly.pde.propagators:wave",
+    },
+)
