@@ -187,6 +187,23 @@ class WithParameters(eqx.Module):
         return self.model(jnp.concatenate([field, constants]))
 
 
+class SpaceTime(eqx.Module):
+    """FNO-3D: some frames of a flow in the plane to all later ones, as one field in space-time.
+
+    The frames that are known are channels, the same at every later time; time is the last axis.
+
+    **Arguments:** `model`: an FNO of three axes, from the known frames to one channel. `frames`:
+    how many later ones.
+    """
+
+    model: FNO
+    frames: int = eqx.field(static=True)
+
+    def __call__(self, field: Float[Array, "known n m"]) -> Float[Array, "later n m"]:
+        spread = jnp.broadcast_to(field[..., None], (*field.shape, self.frames))
+        return jnp.moveaxis(self.model(spread)[0], -1, 0)
+
+
 # ---- builders
 
 
