@@ -33,7 +33,14 @@ def test_values_are_those_of_the_convolution(
     np.testing.assert_allclose(converted(x), layer(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", ({"groups": 3}, {"dilation": 2}, {"padding": "SAME"}))
+@pytest.mark.parametrize("groups", (2, 4))
+def test_groups_of_channels_stay_apart(groups: int) -> None:
+    layer = eqx.nn.Conv2d(4, 8, 3, padding=1, groups=groups, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (4, 6, 7))
+    np.testing.assert_allclose(as_products(layer)(x), layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", ({"dilation": 2}, {"padding": "SAME"}))
 def test_others_stay_as_they_are(settings: dict[str, Any]) -> None:
     layer = eqx.nn.Conv1d(3, 6, 3, key=jax.random.key(0), **settings)
     assert as_products(layer) is layer

@@ -32,6 +32,10 @@ class Scaling(eqx.Module):
     def normal(self, state: Field) -> Field:
         return (state - _spread(self.mean, state)) / _spread(self.std, state)
 
+    def original(self, scaled: Field) -> Field:
+        """The state that a scaled one stands for."""
+        return scaled * _spread(self.std, scaled) + _spread(self.mean, scaled)
+
     def increment(self, state: Field, following: Field) -> Field:
         """The step from one state to the next, in units of its deviation."""
         return (following - state) / _spread(self.increment_std, state)

@@ -21,7 +21,7 @@ PADS = {"ZEROS": "constant", "CIRCULAR": "wrap", "REFLECT": "reflect", "REPLICAT
 class ProductConvolution(eqx.Module):
     """An `eqx.nn.Conv` with the same weights and the same values: see `as_products`."""
 
-    weight: Float[Array, "outputs inputs *kernel"]
+    weight: Float[Array, "outputs inside *kernel"]
     bias: Float[Array, " outputs *ones"] | None
     stride: tuple[int, ...] = eqx.field(static=True)
     padding: tuple[tuple[int, int], ...] = eqx.field(static=True)
@@ -39,8 +39,12 @@ class ProductConvolution(eqx.Module):
             return padded[(slice(None), *(slice(o, o + n, s) for o, n, s in axes))]
 
         copies = [shifted(offsets) for offsets in itertools.product(*map(range, kernel))]
-        weight = jnp.moveaxis(self.weight, 1, -1).reshape(self.weight.shape[0], -1)
-        out = jnp.tensordot(weight, jnp.concatenate(copies), 1)
+        outputs, inside = self.weight.shape[:2]
+        groups = x.shape[0] // inside
+        fields = jnp.stack(copies).reshape(-1, groups, inside, *copies[0].shape[1:])
+        weight = self.weight.reshape(groups, outputs // groups, inside, -1)
+        out = jnp.einsum("goik,kgi...->go...", weight, fields)
+        out = out.reshape(outputs, *out.shape[2:])
         return out if self.bias is None else out + self.bias
 
 
@@ -48,8 +52,8 @@ def as_products(model: Any) -> Any:
     """The model with each `eqx.nn.Conv` computed as one matrix product.
 
     Same weights, same values up to rounding; `kernel` times the memory of a field in each.
-    Worth it for models that `fit` trains on a CPU. Convolutions that are dilated, in groups or
-    padded by name stay as they are.
+    Worth it for models that `fit` trains on a CPU. Convolutions that are dilated or padded by name
+    stay as they are.
     """
 
     def convert(node: Any) -> Any:
@@ -65,7 +69,6 @@ def as_products(model: Any) -> Any:
 def _plain(node: Any) -> bool:
     return (
         isinstance(node, eqx.nn.Conv)
-        and node.groups == 1
         and set(node.dilation) == {1}
         and not isinstance(node.padding, str)
         and node.padding_mode in PADS
