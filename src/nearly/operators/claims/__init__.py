@@ -2,4 +2,5 @@
 
 from nearly.operators.claims import fno as fno
 from nearly.operators.claims import online as online
+from nearly.operators.claims import poseidon as poseidon
 from nearly.operators.claims import refiner as refiner
