@@ -12,6 +12,7 @@ def _instance(name: str) -> Problem:
 
 
 PROBLEMS: dict[str, Problem] = {
+    "diffusion-sorption": Problem("nearly.operators.problems.sorption:Sorption"),
     "online-burgers": Problem("nearly.operators.problems.online:burgers_stream"),
     "online-heat": Problem("nearly.operators.problems.online:heat_plate"),
     "burgers": _instance("burgers"),
@@ -32,6 +33,11 @@ def _stepper(
 
 def _source(name: str, paper: str | None = None) -> Method:
     return Method(f"nearly.operators.online:{name}", "sample-sources", paper, default=True)
+
+
+def _informed(name: str) -> Method:
+    target = f"nearly.operators.problems.sorption:{name}"
+    return Method(target, "physics-informed-maps", "pi-hc-moe", default=True)
 
 
 METHODS: dict[str, Method] = {
@@ -55,6 +61,10 @@ METHODS: dict[str, Method] = {
     "fifo-stream": _source("fifo_stream", "online-surrogate-training"),
     "firo-stream": _source("firo_stream", "online-surrogate-training"),
     "reservoir-stream": _source("reservoir_stream", "online-surrogate-training"),
+    # what learns without labels: network and loss of one sample
+    "soft-constraint": _informed("soft_constraint"),
+    "hard-constraint": _informed("one_constraint"),
+    "expert-constraints": _informed("expert_constraints"),
 }
 
 __getattr__, __all__ = attach(

@@ -1,5 +1,6 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
+from nearly.operators.claims import constraint as constraint
 from nearly.operators.claims import fno as fno
 from nearly.operators.claims import online as online
 from nearly.operators.claims import poseidon as poseidon
