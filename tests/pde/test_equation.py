@@ -24,8 +24,10 @@ SMALL = {
     "fourier-lines": 16,
     "exponential-steps": 32,
     "chebyshev-collocation": 17,
+    "variational-principle": 10,
 }
 LEARNED = ("network", "gaussians")
+COMPILES_LONG = (*LEARNED, "teng-euler", "optimised-steps", "variational-principle")
 
 
 def _equation(kind: str, **settings: Any) -> Equation:
@@ -83,9 +85,7 @@ def test_teng_names_the_remedy_in_single_precision() -> None:
     assert "enable_x64" in trial.reason
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in PROBLEMS if n in INSTANCES or "-" in n or n == "cubic"]
-)
+@pytest.mark.parametrize("name", STATIONARY)
 def test_the_solution_solves_the_equation(name: str) -> None:
     problem = catalogue.problem(name)
     assert isinstance(problem, Equation)
