@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxtyping import TypeCheckError
 
-from nearly.core.errors import InputError, Interrupted, StoreError
+from nearly.core.errors import InputError, Interrupted, StoreError, UnknownName
 from nearly.training import Trained, fit, loop
 from nearly.training.architectures import mlp
 
@@ -252,6 +253,15 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
         assert len(file["losses"]) == 18
     np.testing.assert_array_equal(run(**FULL, checkpoint=path).losses, run(**FULL).losses)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_single_steps_are_those_of_the_chunks() -> None:
+    """Up to rounding: each step is another program than a loop of them."""
+    whole, single = run(chunk=40), run(dispatch="steps")
+    assert single.steps == whole.steps
+    np.testing.assert_allclose(single.losses, whole.losses, rtol=1e-4)
+    with pytest.raises((UnknownName, TypeCheckError), match="dispatch"):
+        run(dispatch="step")
 
 
 def test_ctrl_c_is_honoured_between_chunks_and_the_handler_put_back() -> None:

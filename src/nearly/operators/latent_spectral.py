@@ -353,6 +353,7 @@ class TrainedLSM(eqx.Module):
             schedule=self.schedule,
             weight_decay=self.weight_decay,
             loss=self.loss,
+            dispatch="steps",
             key=order,
         ).model
 

@@ -423,6 +423,7 @@ class TrainedMgNO(eqx.Module):
             schedule=self.schedule,
             weight_decay=self.weight_decay,
             loss=self.loss,
+            dispatch="steps",
             key=order,
         ).model
 

@@ -176,6 +176,13 @@ def evaluate(validate: Callable[[Any], Any], run: Run, state: State) -> tuple[An
     return validate(eqx.combine(weights, run.frozen)), weights
 
 
+@eqx.filter_jit(donate="all-except-first")
+def advance_once(run: Run, state: State) -> tuple[State, Inexact[Array, " steps"]]:
+    """One step as a program of its own, and the loss met."""
+    state, value = _step(run, state)
+    return state, value[None]
+
+
 def _scalar(value: Any) -> Any:
     value = jnp.asarray(value)
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
