@@ -57,3 +57,10 @@ def test_pinn_million(tmp_path: Path) -> None:
     (solved,) = example("pinn_million").main([200], 40, 50, tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
     assert solved.errors[40] < 0.7 * solved.errors[0]
+
+
+def test_coarse_solvers(tmp_path: Path) -> None:
+    module = example("coarse_solvers")
+    frontier = module.main(module.CoarseSolvers(batch=2, finest=64), tmp_path / "p.png")
+    assert (tmp_path / "p.png").exists()
+    assert frontier.within(1e-4).method.startswith("spectral")
