@@ -24,6 +24,7 @@ __getattr__, __all__ = attach(
         "derivatives": "nearly.derivatives",
         "linear": "nearly.linear",
         "operators": "nearly.operators",
+        "optimize": "nearly.optimize",
         "pde": "nearly.pde",
         "training": "nearly.training",
         "functions": "nearly.functions",

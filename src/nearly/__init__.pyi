@@ -5,6 +5,7 @@ from nearly import errors as errors
 from nearly import functions as functions
 from nearly import linear as linear
 from nearly import operators as operators
+from nearly import optimize as optimize
 from nearly import pde as pde
 from nearly import training as training
 from nearly.core.catalogue import problem as problem

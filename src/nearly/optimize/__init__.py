@@ -1,0 +1,66 @@
+"""Optimizers in optax's protocol, minimisers in optimistix's: every oracle call is on the bill.
+
+This module is the room's catalogue, readable without importing the room.
+"""
+
+from nearly.core.catalogue import Method, Problem
+from nearly.core.lazy import attach
+
+
+def _smooth(target: str, **settings: object) -> Problem:
+    return Problem(f"nearly.optimize.problems.smooth:{target}", settings)
+
+
+PROBLEMS: dict[str, Problem] = {
+    "logreg-breast-cancer": _smooth("logistic_regression"),
+    "logsumexp": _smooth("log_sum_exp"),
+    "cubic-chain": _smooth("cubic_chain"),
+    "rosenbrock-100": _smooth("classic", function="rosenbrock-100"),
+    "chebyshev-chain": _smooth("classic", function="chebyshev-chain"),
+    "classic-minimum": _smooth("classic"),
+}
+
+
+def _ours(name: str, paper: str | None, *, default: bool = True) -> Method:
+    return Method(f"nearly.optimize.minimisers:{name}", "minimisers", paper, "ours", default)
+
+
+def _peer(target: str, *, default: bool = True) -> Method:
+    return Method(f"nearly.optimize.{target}", "minimisers", None, "peer", default)
+
+
+METHODS: dict[str, Method] = {
+    "gradient-normalized-newton": _ours(
+        "gradient_normalized_newton", "gradient-normalized-smoothness"
+    ),
+    "gradient-normalized-gauss-newton": _ours(
+        "gradient_normalized_gauss_newton", "gradient-normalized-smoothness", default=False
+    ),
+    "lazy-cubic-newton": _ours("lazy_cubic_newton", "lazy-hessians"),
+    "lazy-regularized-newton": _ours("lazy_regularized_newton", "lazy-hessians", default=False),
+    "universal-newton": _ours("universal_newton", "damped-newton"),
+    "super-universal-newton": _ours("super_universal_newton", None, default=False),
+    "cubic-newton": _ours("cubic_newton", None, default=False),
+    "armijo-newton": _ours("armijo_newton", None),
+    "optimistix-bfgs": _peer("minimisers:bfgs"),
+    "optimistix-lbfgs": _peer("minimisers:lbfgs", default=False),
+    "optimistix-nonlinear-cg": _peer("minimisers:nonlinear_cg", default=False),
+    "scipy-bfgs": _peer("peers:scipy_bfgs"),
+    "scipy-lbfgs": _peer("peers:scipy_lbfgs"),
+    "scipy-trust-exact": _peer("peers:scipy_trust_exact"),
+    "scipy-trust-ncg": _peer("peers:scipy_trust_ncg", default=False),
+}
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "AcceleratedCubicNewton": "nearly.optimize.newton:AcceleratedCubicNewton",
+        "GradientNormalizedNewton": "nearly.optimize.newton:GradientNormalizedNewton",
+        "LazyCubicNewton": "nearly.optimize.newton:LazyCubicNewton",
+        "LazyRegularizedNewton": "nearly.optimize.newton:LazyRegularizedNewton",
+        "RootNewton": "nearly.optimize.newton:RootNewton",
+        "Smooth": "nearly.optimize.problems.smooth:Smooth",
+        "SumOfSquares": "nearly.optimize.problems.smooth:SumOfSquares",
+        "UniversalNewton": "nearly.optimize.newton:UniversalNewton",
+    },
+)

@@ -1,0 +1,36 @@
+"""The minimisers as the catalogue lists them: with tolerances that a problem replaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optimistix as optx
+
+from nearly.optimize.newton import (
+    ArmijoNewton,
+    GradientNormalizedNewton,
+    LazyCubicNewton,
+    LazyRegularizedNewton,
+    SuperUniversalNewton,
+    UniversalNewton,
+)
+from nearly.optimize.newton.factor import GaussNewton
+
+_ANY = (1e-8, 1e-8)
+
+gradient_normalized_newton = GradientNormalizedNewton(*_ANY)
+super_universal_newton = SuperUniversalNewton(*_ANY)
+universal_newton = UniversalNewton(*_ANY)
+armijo_newton = ArmijoNewton(*_ANY)
+cubic_newton = LazyCubicNewton(*_ANY, period=1)
+lazy_cubic_newton = LazyCubicNewton(*_ANY)
+lazy_regularized_newton = LazyRegularizedNewton(*_ANY)
+bfgs = optx.BFGS(*_ANY)
+lbfgs = optx.LBFGS(*_ANY)
+nonlinear_cg = optx.NonlinearCG(*_ANY)
+
+
+def gradient_normalized_gauss_newton(function: Any) -> GradientNormalizedNewton:
+    """With 2 J^T J in place of the Hessian; for a `SumOfSquares`."""
+    residuals = function.residuals
+    return GradientNormalizedNewton(*_ANY, hessian=GaussNewton(lambda x, _: residuals(x)))

@@ -1,0 +1,1 @@
+"""The room's problems: one file per kind of truth."""
