@@ -64,12 +64,11 @@ def newton(equation: BoundaryValueProblem, basis: Basis) -> Float[np.ndarray, " 
     points = jnp.asarray(basis.points[inner])
     data = np.asarray(jax.vmap(equation.boundary)(jnp.asarray(basis.points[edge])))
     maps = [m[inner] for m in (basis.value, *basis.gradient, *basis.second)]
-    linearised = _linearised(equation)
     coefficients = np.zeros(basis.value.shape[1])
     scale, before = 0.0, np.inf
     for _ in range(NEWTON_STEPS):
         columns = np.stack([m @ coefficients for m in maps])
-        residual, slopes = map(np.asarray, linearised(points, jnp.asarray(columns)))
+        residual, slopes = map(np.asarray, _linearised(equation, points, jnp.asarray(columns)))
         tangent = sum(_scaled(m, s) for m, s in zip(maps, slopes, strict=True))
         rows = _stacked(tangent, basis.value[edge])
         missing = np.concatenate([residual, basis.value[edge] @ coefficients - data])
@@ -86,8 +85,11 @@ def newton(equation: BoundaryValueProblem, basis: Basis) -> Float[np.ndarray, " 
     )
 
 
-def _linearised(equation: BoundaryValueProblem) -> Any:
-    """Residuals `[m]` and their derivatives by the jet's entries `[1 + 2 d, m]`, at points."""
+@eqx.filter_jit
+def _linearised(
+    equation: BoundaryValueProblem, points: Float[Array, "m d"], columns: Float[Array, "e m"]
+) -> tuple[Float[Array, " m"], Float[Array, "e m"]]:
+    """Residuals at points, and their derivatives by the 1 + 2 d entries of the jets there."""
     dimension = equation.dimension
     oracle = counted(equation.residual, UNIT)
 
@@ -95,8 +97,7 @@ def _linearised(equation: BoundaryValueProblem) -> Any:
         jet = Jet(entries[0], entries[1 : 1 + dimension], entries[1 + dimension :])
         return oracle(jet, x)
 
-    both = jax.vmap(jax.value_and_grad(at, argnums=1), (0, 1), (0, 1))
-    return jax.jit(both)
+    return jax.vmap(jax.value_and_grad(at, argnums=1), (0, 1), (0, 1))(points, columns)
 
 
 def _scaled(matrix: Any, rows: np.ndarray) -> Any:
