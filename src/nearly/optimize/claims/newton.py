@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -46,7 +46,7 @@ def smooth_set() -> Iterator[Any]:
     yield from (classic(name) for name in CLASSIC)
 
 
-def bill(problem: Any, method: Any, target: float) -> dict[str, float] | None:
+def bill(problem: Any, method: Any, target: float) -> Mapping[str, float] | None:
     """What a minimiser uses until its error is at most a target: the loosest dial that does."""
     with jax.enable_x64(True):
         apply = eqx.filter_jit(lambda standin: problem.apply(standin, key=None))
@@ -80,11 +80,11 @@ def shares(ours: Any, theirs: Any, unit: str, target: float) -> list[float]:
     "a-third-of-the-factorisations",
     cost="slow",
     expected=Expected(
-        "factorisations of lazy cubic Newton (10 steps for a Hessian, no constant given) over those "
-        "of Newton with Armijo's rule until the excess is 1e-10, median over the smooth problems",
+        "factorisations of lazy cubic Newton (10 steps for a Hessian, no constant given) over "
+        "those of Newton with Armijo's rule until the excess is 1e-10, median over the smooth problems",
         "<=",
         1 / 3,
-        "derived: ten steps share a Hessian, and if an old one makes at most 3.3 times as many steps",
+        "derived: ten steps share a Hessian, an old one makes at most 3.3 times the steps",
         scaled="30 problems of 2 to 200 unknowns, float64",
     ),
 )
@@ -99,8 +99,8 @@ def fewer_factorisations() -> float:
     "cheaper-by-the-root-of-the-dimension",
     cost="medium",
     expected=Expected(
-        "gradients, a Hessian being one for each unknown, of adaptive cubic Newton with a Hessian a "
-        "step over those with the best of 2, 5, 10, 31 and 62 steps a Hessian, until the excess is 1e-8",
+        "gradients, a Hessian being one for each unknown, of adaptive cubic Newton with one a step "
+        "over those with the best of 2, 5, 10, 31 and 62 steps for one, until the excess is 1e-8",
         ">=",
         31**0.5,
         "abstract: total arithmetic falls by a factor of the root of the dimension",
@@ -142,8 +142,8 @@ class _Weighted:
         "log-sum-exp of 500 rows and 200 unknowns, the largest of widths .5, .1 and .05",
         "<=",
         2.0,
-        "derived: a global linear rate, as proven for approximate Hessians, takes as many steps for "
-        "each four digits; a sublinear one would take a hundred times as many",
+        "derived: a global linear rate, as proven for approximate Hessians, takes as many steps "
+        "for each four digits; a sublinear one would take a hundred times as many",
     ),
 )
 def linear_with_approximate_hessians() -> list[float]:
@@ -153,7 +153,9 @@ def linear_with_approximate_hessians() -> list[float]:
 def _linear(width: float) -> float:
     problem = log_sum_exp(width)
     with jax.enable_x64(True):
-        minimiser = GradientNormalizedNewton(0.0, 0.0, hessian=_Weighted(problem.function))
+        minimiser = GradientNormalizedNewton(
+            0.0, 0.0, hessian=_Weighted(cast("LogSumExp", problem.function))
+        )
         path = excesses(problem, minimiser, 300)
     first, second, third = (int(np.argmax(path <= e)) for e in (1.0, 1e-4, 1e-8))
     if path.min() > 1e-8:
@@ -320,11 +322,11 @@ def _slope_with_noise(seed: int, steps: int = 1000) -> float:
     "fewer-gradients-than-bfgs",
     cost="slow",
     expected=Expected(
-        "gradients, a Hessian being one for each unknown, over those of optimistix's BFGS until the "
-        "excess is 1e-8, median over the smooth problems",
+        "gradients, a Hessian being one for each unknown, over those of optimistix's BFGS until "
+        "the excess is 1e-8, median over the smooth problems",
         "<=",
         1.0,
-        "derived: the bill of a method that needs no constants should not exceed a quasi-Newton one's",
+        "derived: the bill of a method without constants should not exceed a quasi-Newton one's",
         scaled="30 problems of 2 to 200 unknowns, float64",
     ),
 )
