@@ -81,7 +81,7 @@ def shares(ours: Any, theirs: Any, unit: str, target: float) -> list[float]:
     cost="slow",
     expected=Expected(
         "factorisations of lazy cubic Newton (10 steps for a Hessian, no constant given) over "
-        "those of Newton with Armijo's rule until the excess is 1e-10, median over the smooth problems",
+        "those of Newton with Armijo's rule until the excess is 1e-10, median over the problems",
         "<=",
         1 / 3,
         "derived: ten steps share a Hessian, an old one makes at most 3.3 times the steps",

@@ -51,7 +51,8 @@ class AcceleratedCubicNewton(NewtonMinimiser[Estimate]):
     - `rtol`, `atol`, `norm`, `hessian`: as `GradientNormalizedNewton`'s; `hessian` may be inexact.
     - `noise`: sigma, the size of the gradient's noise (step the minimiser yourself and give each
       step its own `args`; the gradients at x+ and at the next v share them). `inexactness`: delta,
-      in the norm of the Hessian's error. `radius`: R, the distance from the start to the minimum; it matters only with noise.
+      in the norm of the Hessian's error. `radius`: R, how far the minimum is from the start;
+      it matters only with noise.
 
     Advice: ahead of plain cubic Newton only after many steps, on badly conditioned convex problems;
     stop by the number of steps, the values need not fall. Costs a Hessian, a factorisation and two
