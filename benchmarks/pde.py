@@ -61,7 +61,15 @@ def cases() -> dict[str, Case]:
         )
 
     def navier_stokes(n: int, dt: float) -> Any:
-        return exponax.stepper.NavierStokesVorticity(2, 1.0, n, dt, diffusivity=1e-3, order=4)
+        return exponax.stepper.NavierStokesVorticity(
+            2,
+            1.0,
+            n,
+            dt,
+            diffusivity=1e-3,
+            vorticity_convection_scale=-1.0,  # its axes are y, x: the flow turns the other way
+            order=4,
+        )
 
     navier = NavierStokes2D(1e-3, forcing=None)
     return {
@@ -91,6 +99,8 @@ def exponential_steps() -> list[Row]:
 
     exponax runs as its `RepeatedStepper`, which like ours stays in Fourier space between steps.
     Errors are against a float64 run with twice the points along each axis and four times the steps.
+    For Korteweg-de Vries, whose linear part is imaginary, exponax 0.2 keeps the real parts of its
+    coefficients only: its order drops to 1 (0.025, 0.014, 0.007 over two halvings of the step).
     """
     if importlib.util.find_spec("exponax") is None:
         return [{"not run": "exponax is not installed: pip install 'nearly[peers]'"}]

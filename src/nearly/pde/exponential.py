@@ -18,8 +18,8 @@ from jaxtyping import Array, Inexact
 State = Inexact[Array, "*modes"]
 Scheme = Callable[[Array, Callable[[Any], Any], Any], Callable[[Any], Any]]
 
-# Points on the circle around h L over which the coefficients are averaged, by symmetry only its
-# upper half if L is real: the trapezoidal rule is exact to rounding error from about 24 on.
+# Points on the circle around h L over which the coefficients are averaged. The mean of an entire
+# function over M points errs by about 1 / M!: nothing in float64 from 20 on.
 CONTOUR = 32
 
 
@@ -38,13 +38,17 @@ def etdrk4_coefficients(symbol: Inexact[Array, "*modes"], dt: Any) -> Etdrk4Coef
     """The exponential weights of ETDRK4, as means over a circle around each eigenvalue.
 
     The quotients such as (e^z - 1) / z lose all digits near z = 0 when evaluated there; on a circle
-    of radius 1 around z they do not, and their mean is the value at the centre. **Cost:** 32
-    exponentials per mode and about that many times the memory of one state, once per run.
+    of radius 1 around z they do not, and their mean is the value at the centre. **Cost:** 16
+    exponentials per mode (32 if L is complex) and about that many times the memory of one state,
+    once per run.
     """
     z = dt * symbol
     whole = jnp.iscomplexobj(symbol)
-    angles = (np.arange(CONTOUR) + 0.5) * ((2 if whole else 1) * math.pi / CONTOUR)
-    circle = jnp.asarray(np.exp(1j * angles), jnp.result_type(z.dtype, jnp.complex64))
+    # If L is real the lower half of the circle only repeats the upper one's real parts.
+    points = np.exp(2j * math.pi * (np.arange(CONTOUR) + 0.5) / CONTOUR)
+    circle = jnp.asarray(
+        points if whole else points[: CONTOUR // 2], jnp.result_type(z.dtype, jnp.complex64)
+    )
 
     def mean(weight: Callable[[Array], Array]) -> Array:
         averaged = weight(z[..., None] + circle).mean(-1)
@@ -63,7 +67,8 @@ def etdrk4_coefficients(symbol: Inexact[Array, "*modes"], dt: Any) -> Etdrk4Coef
 def etdrk4(
     symbol: Inexact[Array, "*modes"], nonlinear: Callable[[State], State], dt: Any
 ) -> Callable[[State], State]:
-    """Exponential time differencing of order 4 by Cox and Matthews (`etdrk4`).
+    """Exponential time differencing of order 4 by Cox and Matthews, with Kassam's and Trefethen's
+    contour means for its coefficients.
 
     The linear part is integrated exactly, so dt is limited by the nonlinear part alone.
     **Cost** of a step: four evaluations of `nonlinear`.
