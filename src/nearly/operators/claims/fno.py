@@ -36,8 +36,12 @@ def _keys(seed: int) -> tuple[Any, Any, Any]:
 
 
 def _error(model: Any, data: Pairs) -> float:
-    outputs = eqx.filter_jit(jax.vmap(model))(jnp.asarray(data.inputs))
+    outputs = eqx.filter_jit(_infer)(model, data)
     return float(relative_errors(outputs, data.outputs).mean())
+
+
+def _infer(model: Any, data: Pairs) -> Any:
+    return jax.vmap(model)(data.inputs)
 
 
 # ---- Burgers
@@ -164,10 +168,6 @@ def darcy_over_pca() -> list[float]:
 
 def _solve(solver: CoarseMap, data: Pairs) -> Any:
     return jax.vmap(solver)(data.inputs, data.parameters)
-
-
-def _infer(model: Any, data: Pairs) -> Any:
-    return jax.vmap(model)(data.inputs)
 
 
 def _seconds(use: Callable[..., Any], standin: Any, data: Pairs) -> float:
