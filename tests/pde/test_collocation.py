@@ -123,6 +123,8 @@ def test_settings_that_make_no_sense_are_named() -> None:
         TanhNetwork(0)
     with pytest.raises(InputError, match="interior=0"):
         Collocation(interior=0)
+    with pytest.raises(InputError, match="the dial counts steps"):
+        Collocation()(Helmholtz(waves=(1, 1)), 0, key=jax.random.key(0))
     with pytest.raises(InputError, match="adam=2"):
         Collocation(adam=2.0)
     with pytest.raises(InputError, match="scale=0"):

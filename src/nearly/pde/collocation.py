@@ -289,6 +289,8 @@ class Collocation(eqx.Module):
     def __call__(
         self, equation: BoundaryValueProblem | InitialValueProblem, dial: int, *, key: Any
     ) -> AtPoints | AtEnd:
+        if int(dial) < 1:
+            raise InputError(f"the dial counts steps of the optimiser: {dial} must be at least 1")
         whole = space_time(equation) if isinstance(equation, InitialValueProblem) else equation
         dtype = working_dtype()
         for_network, for_points, for_training = jax.random.split(key, 3)

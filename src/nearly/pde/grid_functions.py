@@ -118,7 +118,7 @@ class Fourier(Axis):
 
     def __check_init__(self) -> None:
         if self.count < 4 or self.count % 2:
-            raise InputError(f"count={self.count} must be even and at least 4: use {4}")
+            raise InputError(f"count={self.count} must be even and at least 4")
 
     def nodes(self) -> Float[np.ndarray, " count"]:
         return np.arange(self.count) * (self.length / self.count)

@@ -217,6 +217,8 @@ class GaussianCollocation(eqx.Module):
 
     def __call__(self, equation: BoundaryValueProblem, dial: int, *, key: Any) -> RadialFunctions:
         count = int(dial)
+        if count < 3:
+            raise InputError(f"{count} Gaussians a coordinate are too few: take at least 3")
         lower, upper = np.asarray(equation.lower), np.asarray(equation.upper)
         width = self.width * float(np.max(upper - lower)) / (count - 1)
         centres = _mesh(lower, upper, count)
