@@ -85,7 +85,7 @@ class ParameterAttention(eqx.Module):
         return state + self.norm(self.head(jax.nn.gelu(mixed)))
 
 
-def averaged(field: Field) -> Float[Array, "channels *quarters"]:
+def averaged(field: Field) -> Float[Array, " channels *quarters"]:
     """Means of blocks of 4 cells along each axis: a quarter of the resolution."""
     for axis in range(1, field.ndim):
         shape = (*field.shape[:axis], field.shape[axis] // POOL, POOL, *field.shape[axis + 1 :])
@@ -93,7 +93,7 @@ def averaged(field: Field) -> Float[Array, "channels *quarters"]:
     return field
 
 
-def upsampled(field: Field) -> Float[Array, "channels *fine"]:
+def upsampled(field: Field) -> Float[Array, " channels *fine"]:
     """Four times the resolution by periodic linear interpolation between the blocks' centres."""
     for axis in range(1, field.ndim):
         repeated = jnp.repeat(field, POOL, axis)
