@@ -110,3 +110,9 @@ def test_errors_name_the_value_and_the_remedy(coefficient: jax.Array, message: s
         solve_darcy(coefficient)
     with pytest.raises(InputError, match=message):
         solve_darcy_direct(np.asarray(coefficient, np.float64))
+
+
+def test_an_iteration_that_does_not_converge_says_so() -> None:
+    hard = jnp.where(jnp.arange(256).reshape(16, 16) % 3 == 0, 1e6, 1e-6).astype(jnp.float32)
+    with pytest.raises(InputError, match="did not converge: raise rtol=1e-15"):
+        solve_darcy(hard, rtol=1e-15)

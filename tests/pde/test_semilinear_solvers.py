@@ -160,6 +160,14 @@ def test_allen_cahn_in_one_dimension_is_that_in_two_of_a_constant() -> None:
         np.testing.assert_allclose(two, jnp.broadcast_to(one, (16, 32)), atol=1e-12)
 
 
+def test_burgers_of_a_plane_wave_is_the_same_in_three_dimensions() -> None:
+    with jax.enable_x64(True):
+        line = smooth(16, 1.0)
+        one = last(Burgers(0.05), line, 0.1, 10)
+        three = last(Burgers(0.05), jnp.broadcast_to(line[:, None], (4, 16, 6)), 0.1, 10)
+        np.testing.assert_allclose(three, jnp.broadcast_to(one[:, None], (4, 16, 6)), atol=1e-12)
+
+
 def test_burgers_moves_with_the_grid() -> None:
     with jax.enable_x64(True):
         start = burgers_start()

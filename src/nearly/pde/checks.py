@@ -47,3 +47,9 @@ def check_field(name: str, field: Array | np.ndarray, dimensions: Sequence[int])
         raise InputError(
             f"{name} has {bad} of {field.size} values that are not finite: mend them first"
         )
+
+
+def check_converged(solution: Array, remedy: str) -> None:
+    """`InputError` if an iteration gave up; its solver marks that by values that are not finite."""
+    if is_concrete(solution) and not np.all(np.isfinite(np.asarray(solution))):
+        raise InputError(f"the iteration did not converge: {remedy}")

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from nearly.core.errors import InputError
 from nearly.linear.conjugate_gradient import ConjugateGradient
 from nearly.linear.operators.callable import CallableOperator
-from nearly.pde.checks import check_field, is_concrete
+from nearly.pde.checks import check_converged, check_field, is_concrete
 from nearly.pde.elliptic import DiagonalInverse, difference_eigenvalues
 
 DEFINITE = frozenset([lx.positive_semidefinite_tag])
@@ -73,7 +73,8 @@ def solve_darcy(
     theorem (another solve), batched by `jax.vmap`.
 
     **Raises:** `InputError` for a coefficient of the wrong rank or dtype and, where values can be
-    looked at, one that is not positive and finite.
+    looked at, one that is not positive and finite, or if the iteration does not converge (under
+    `jit` the solution is then not finite).
 
     **Cost:** conjugate gradients preconditioned by the fast solver for a constant coefficient: the
     steps do not depend on the grid, they grow as the square root of max a / min a (about 20 for a
@@ -88,7 +89,9 @@ def solve_darcy(
     single = dtype == jnp.float32
     tolerance = (1e-6 if single else 1e-10) if rtol is None else rtol
     side = jnp.broadcast_to(jnp.asarray(source, dtype), coefficient.shape)
-    return _solve(coefficient, side, tolerance)
+    solution = _solve(coefficient, side, tolerance)
+    check_converged(solution, f"raise rtol={tolerance:g}, or use solve_darcy_direct")
+    return solution
 
 
 @eqx.filter_jit

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from nearly.core.errors import InputError
 from nearly.linear.conjugate_gradient import ConjugateGradient
 from nearly.linear.operators.callable import CallableOperator
-from nearly.pde.checks import is_concrete
+from nearly.pde.checks import check_converged, is_concrete
 
 DEFINITE = frozenset([lx.positive_semidefinite_tag])
 AtGauss = Float[Array, "cells gauss"] | Float[Array, ""] | float
@@ -205,8 +205,9 @@ def solve_diffusion(
     **Returns:** u at all points. Differentiable in coefficient, source and values by the implicit
     function theorem, batched by `jax.vmap`.
 
-    **Raises:** `InputError` if no point is fixed or the coefficient is not positive (where they can
-    be looked at).
+    **Raises:** `InputError`, where values can be looked at, if no point is fixed, the coefficient
+    is not positive, or the iteration does not converge (under `jit` the solution is then not
+    finite).
 
     **Cost:** conjugate gradients with the diagonal: steps grow as the number of points along a side
     times the root of the coefficient's contrast, each O(cells). `solve_diffusion_direct` is faster
@@ -230,7 +231,9 @@ def solve_diffusion(
     )
     # A solve that did not converge must not look like one that did.
     converged = solution.result == lx.RESULTS.successful
-    return given + jnp.where(converged, solution.value, jnp.nan)
+    found = given + jnp.where(converged, solution.value, jnp.nan)
+    check_converged(found, f"raise rtol={tolerance:g}, or use solve_diffusion_direct")
+    return found
 
 
 def solve_diffusion_direct(
