@@ -1,0 +1,149 @@
+"""AdaHessian: Adam with the Hessian's diagonal in the denominator (`adahessian`).
+
+    D = | z * (H z) |,  z random signs; averaged over the inputs of a weight matrix, over the
+        spatial axes of a convolution's kernel
+    m = b1 m + (1 - b1) g,    v = b2 v + (1 - b2) D^2
+    x = x - lr (m / (1 - b1^t)) / ((v / (1 - b2^t))^(k/2) + eps) - lr decay x
+
+Absolute values are averaged and then squared, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from optax import tree_utils as trees
+
+from nearly.core.errors import InputError
+from nearly.optimize.adaptive.settings import (
+    Rate,
+    check_decays,
+    check_not_negative,
+    correction,
+    needs_params,
+)
+
+Average = Callable[[Array], Array]
+
+
+class AdaHessianState(NamedTuple):
+    """Steps taken, the means of gradient and squared curvature, the key of the next draw."""
+
+    steps: Int[Array, ""]
+    mean: PyTree
+    square: PyTree
+    key: PRNGKeyArray
+
+
+def hessian_diagonal(
+    value_fn: Callable[[PyTree], Float[Array, ""]], params: PyTree, key: PRNGKeyArray
+) -> PyTree:
+    """Hutchinson's estimate `z * (H z)` of the Hessian's diagonal: unbiased, one product."""
+    signs = trees.tree_random_like(key, params, jax.random.rademacher)
+    product = jax.jvp(jax.grad(value_fn), (params,), (signs,))[1]
+    return jax.tree.map(lambda z, h: z * h, signs, product)
+
+
+def over_inputs(curvature: Array) -> Array:
+    """The authors' averaging: matrices over their last axis, kernels over all but the first two."""
+    if curvature.ndim == 2:
+        return jnp.broadcast_to(jnp.mean(curvature, 1, keepdims=True), curvature.shape)
+    axes = tuple(range(2, curvature.ndim))
+    if not axes:
+        return curvature
+    return jnp.broadcast_to(jnp.mean(curvature, axes, keepdims=True), curvature.shape)
+
+
+def scale_by_adahessian(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-4,
+    power: float = 1.0,
+    every: int = 1,
+    average: Average = over_inputs,
+    *,
+    key: PRNGKeyArray,
+) -> optax.GradientTransformationExtraArgs:
+    """The direction of AdaHessian.
+
+    **Arguments:**
+
+    - `b1`, `b2` in [0, 1); `eps`, beside the root; `power`, k in (0, 1]: 0 would be no curvature.
+    - `every`: steps between two estimates of the diagonal. `average`: of |z * H z| over a tensor's
+      axes; `over_inputs` takes matrices to be (out, in) and kernels (out, in, *space), as equinox
+      lays them out.
+    - `key`: of the random signs.
+
+    `update` needs the parameters and `value_fn`: parameters -> loss, on the batch (and with the
+    dropout key) of the gradient. Raises `InputError` for values out of range. Costs a product with
+    the Hessian, about two gradients, every `every` steps; two copies of the parameters.
+    """
+    check_decays(b1=b1, b2=b2)
+    check_not_negative(eps=eps)
+    if not 0 < power <= 1:
+        raise InputError(f"power {power} must lie in (0, 1], such as 1")
+    if every < 1:
+        raise InputError(f"every {every} must be at least 1 step")
+
+    def init(params: PyTree) -> AdaHessianState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdaHessianState(jnp.zeros((), jnp.int32), zeros, zeros, key)
+
+    def update(
+        updates: PyTree,
+        state: AdaHessianState,
+        params: Any = None,
+        *,
+        value_fn: Callable[[PyTree], Any],
+        **extra: Any,
+    ) -> tuple[PyTree, AdaHessianState]:
+        del extra
+        needs_params(params, "adahessian")
+        next_key, own = jax.random.split(state.key)
+
+        def look() -> PyTree:
+            found = hessian_diagonal(value_fn, params, own)
+            sizes = jax.tree.map(lambda h: average(jnp.abs(h)) ** 2, found)
+            return jax.tree.map(lambda v, d: b2 * v + (1 - b2) * d, state.square, sizes)
+
+        square = jax.lax.cond(state.steps % every == 0, look, lambda: state.square)
+        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, updates)
+        looks = state.steps // every + 1
+
+        def direction(m: Array, v: Array) -> Array:
+            first, second = correction(b1, state.steps + 1, m), correction(b2, looks, v)
+            return m / first / ((v / second) ** (power / 2) + eps)
+
+        found = jax.tree.map(direction, mean, square)
+        return found, AdaHessianState(state.steps + 1, mean, square, next_key)
+
+    return optax.GradientTransformationExtraArgs(init, cast("Any", update))
+
+
+def adahessian(
+    learning_rate: Rate = 0.15,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-4,
+    power: float = 1.0,
+    every: int = 1,
+    weight_decay: float = 0.0,
+    average: Average = over_inputs,
+    *,
+    key: PRNGKeyArray,
+) -> optax.GradientTransformationExtraArgs:
+    """AdaHessian with AdamW's weight decay; arguments as `scale_by_adahessian`'s.
+
+    Advice: its learning rate is in other units than Adam's (the authors' is 0.15).
+    """
+    check_not_negative(weight_decay=weight_decay)
+    return optax.chain(
+        scale_by_adahessian(b1, b2, eps, power, every, average, key=key),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(cast("Any", learning_rate)),
+    )

@@ -1,0 +1,234 @@
+"""First-order optimizers: against NumPy, by hand, and as optax tests its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nearly.errors import InputError
+from nearly.optimize import adaptive
+from nearly.optimize.adaptive.adahessian import over_inputs
+
+KEY = jax.random.key(0)
+OPTIMIZERS = {
+    "adan": adaptive.adan(1e-2, weight_decay=0.02),
+    "adahessian": adaptive.adahessian(0.1, key=KEY),
+    "adagrad-norm": adaptive.adagrad_norm(0.5),
+    "orthogonal-gradient": optax.chain(adaptive.orthogonal_gradient(), optax.adam(5e-2)),
+    "momentum-polyak": adaptive.momentum_polyak(0.5),
+    "moving-average-polyak": adaptive.moving_average_polyak(0.5),
+}
+
+
+def loss(params):
+    return jnp.sum((params["a"] - 1) ** 2) + jnp.sum((params["b"].astype("float32") + 2) ** 2)
+
+
+def start():
+    return {
+        "a": jnp.linspace(-1, 2, 6).reshape(3, 2),
+        "b": jnp.linspace(-1, 1, 4).astype(jnp.bfloat16),
+    }
+
+
+def advance(optimizer, params, steps):
+    def step(carry, _):
+        params, state = carry
+        value, grad = jax.value_and_grad(loss)(params)
+        extra = optax.with_extra_args_support(optimizer)
+        updates, state = extra.update(grad, state, params, value=value, value_fn=loss)
+        return (optax.apply_updates(params, updates), state), value
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), None, length=steps)
+
+
+# ---- as optax tests its own
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_mixed_precision_in_a_compiled_loop(name):
+    (params, state), values = jax.jit(lambda p: advance(OPTIMIZERS[name], p, 100))(start())
+    assert params["b"].dtype == jnp.bfloat16 and params["a"].dtype == jnp.float32
+    assert values[-1] < 0.7 * values[0]
+    before = jax.tree.map(lambda x: (x.shape, x.dtype), OPTIMIZERS[name].init(start()))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_batch_of_starts_is_that_of_each(name):
+    many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), start())
+    run = jax.jit(jax.vmap(lambda p: advance(OPTIMIZERS[name], p, 5)[0][0]["a"]))
+    alone = advance(OPTIMIZERS[name], start(), 5)[0][0]["a"]
+    np.testing.assert_allclose(run(many)[0], alone, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_stays_at_a_minimum(name):
+    params = {"a": jnp.ones((3, 2)), "b": jnp.full((4,), -2.0, jnp.bfloat16)}
+    optimizer = OPTIMIZERS[name] if name != "adan" else adaptive.adan(1e-2)
+    (after, _), _ = advance(optimizer, params, 3)
+    np.testing.assert_array_equal(after["a"], params["a"])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_state_survives_being_flattened_and_written(name):
+    _, state = advance(OPTIMIZERS[name], start(), 2)[0]
+    leaves, tree = jax.tree.flatten(state)
+    again = jax.tree.unflatten(tree, leaves)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+
+
+# ---- Adan
+
+
+def adan_in_numpy(gradients, x, lr, decay):
+    b1, b2, b3, eps = 0.98, 0.92, 0.99, 1e-8
+    m = v = n = np.zeros_like(x)
+    before = None
+    for t, g in enumerate(gradients, 1):
+        d = np.zeros_like(g) if before is None else g - before
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * d
+        n = b3 * n + (1 - b3) * (g + b2 * d) ** 2
+        s = m / (1 - b1**t) + b2 * v / (1 - b2**t)
+        x = (x - lr * s / (np.sqrt(n / (1 - b3**t)) + eps)) / (1 + lr * decay)
+        before = g
+    return x
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_adan_is_the_authors_for_a_thousand_steps(decay):
+    with jax.enable_x64(True):
+        gradients = np.random.default_rng(0).normal(size=(1000, 5)) * [1, 10, 0.1, 1, 1] + [
+            0,
+            0,
+            0,
+            1,
+            0,
+        ]
+        x = np.linspace(-1, 1, 5)
+        expected = adan_in_numpy(gradients, x, 1e-2, decay)
+
+        def run(optimizer):
+            def step(carry, g):
+                params, state = carry
+                updates, state = optimizer.update(g, state, params)
+                return (optax.apply_updates(params, updates), state), None
+
+            first = (jnp.asarray(x), optimizer.init(jnp.asarray(x)))
+            return jax.lax.scan(step, first, jnp.asarray(gradients))[0][0]
+
+        np.testing.assert_allclose(
+            run(adaptive.adan(1e-2, weight_decay=decay)), expected, rtol=1e-9
+        )
+        # That of optax is another method.
+        theirs = run(optax.adan(1e-2, weight_decay=decay))
+        assert np.max(np.abs(theirs - expected)) > 1e-3
+
+
+# ---- AdaHessian
+
+
+def test_the_hessian_diagonal_is_exact_for_diagonal_hessians():
+    scales = {"w": jnp.asarray([[1.0, 4.0], [9.0, 16.0]])}
+    found = adaptive.hessian_diagonal(
+        lambda p: jnp.sum(scales["w"] * p["w"] ** 2) / 2, {"w": jnp.ones((2, 2))}, KEY
+    )
+    np.testing.assert_allclose(found["w"], scales["w"], rtol=1e-6)
+
+
+def test_curvature_is_averaged_over_inputs_and_space():
+    matrix = jnp.asarray([[1.0, 3.0], [0.0, 2.0]])
+    np.testing.assert_allclose(over_inputs(matrix), [[2, 2], [1, 1]])
+    kernel = jnp.arange(8.0).reshape(2, 1, 2, 2)
+    np.testing.assert_allclose(over_inputs(kernel)[:, 0, 0, 0], [1.5, 5.5])
+    np.testing.assert_allclose(over_inputs(jnp.arange(3.0)), [0, 1, 2])
+
+
+def test_one_step_of_adahessian_on_a_quadratic_is_newtons():
+    with jax.enable_x64(True):
+        curvature, x = jnp.asarray([1.0, 100.0]), jnp.asarray([3.0, -2.0])
+
+        def value(p):
+            return jnp.sum(curvature * p**2) / 2
+
+        optimizer = adaptive.adahessian(1.0, eps=0.0, key=KEY)
+        updates, _ = optimizer.update(jax.grad(value)(x), optimizer.init(x), x, value_fn=value)
+        np.testing.assert_allclose(x + updates, 0, atol=1e-12)
+
+
+# ---- scalar AdaGrad, orthogonal gradients, Polyak
+
+
+def test_adagrad_norm_by_hand():
+    optimizer = adaptive.adagrad_norm(1.0, offset=0.0)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    state = optimizer.init(params)
+    first, state = optimizer.update({"a": jnp.asarray([3.0]), "b": jnp.asarray([4.0])}, state)
+    np.testing.assert_allclose([first["a"][0], first["b"][0]], [-0.6, -0.8], rtol=1e-6)
+    second, _ = optimizer.update({"a": jnp.asarray([12.0]), "b": jnp.asarray([0.0])}, state)
+    np.testing.assert_allclose(second["a"], -12 / 13, rtol=1e-6)
+
+
+def test_orthogonal_gradients_keep_their_norm_and_leave_the_weights_direction():
+    transform = adaptive.orthogonal_gradient()
+    w, g = jax.random.normal(KEY, (2, 4, 3))
+    found, _ = transform.update({"w": g, "z": g}, transform.init(None), {"w": w, "z": 0 * w})
+    assert abs(jnp.sum(found["w"] * w)) < 1e-4
+    np.testing.assert_allclose(jnp.linalg.norm(found["w"]), jnp.linalg.norm(g), rtol=1e-5)
+    np.testing.assert_allclose(found["z"], g, rtol=1e-5)
+
+
+def test_stablemax_by_hand_and_its_gradients_everywhere():
+    logits = jnp.asarray([[1.0, -1.0, 0.0]])  # scores 2, 1/2, 1
+    found = adaptive.stablemax_cross_entropy(logits, jnp.asarray([1]))
+    np.testing.assert_allclose(found, np.log(7), rtol=1e-6)
+    # At 1 the branch that is not taken would divide by zero; far out nothing saturates.
+    at = jnp.asarray([[1.0, 1e6, -1e6, 0.0]])
+    slope = jax.grad(lambda x: adaptive.stablemax_cross_entropy(x, jnp.asarray([1]))[0])(at)
+    assert np.all(np.isfinite(slope)) and slope[0, 1] < 0
+
+
+def test_polyaks_step_reaches_the_minimum_of_a_parabola_in_one_step():
+    x = jnp.asarray([3.0, 4.0])
+    value, grad = jnp.sum(x**2), 2 * x
+    for make in (adaptive.momentum_polyak, adaptive.moving_average_polyak):
+        optimizer = make(0.0)
+        updates, _ = optimizer.update(grad, optimizer.init(x), value=value)
+        np.testing.assert_allclose(x + updates, x / 2, rtol=1e-6)  # (f - f*) / |g|^2 = 1/4
+        capped = make(0.0, largest=0.1)
+        updates, _ = capped.update(grad, capped.init(x), value=value)
+        np.testing.assert_allclose(updates, -0.1 * grad, rtol=1e-6)
+
+
+def test_polyaks_momentum_never_steps_backwards():
+    optimizer = adaptive.momentum_polyak(0.9)
+    state = optimizer.init(jnp.zeros(1))._replace(memory=jnp.asarray([-100.0]))
+    updates, _ = optimizer.update(jnp.asarray([1.0]), state, value=1.0)
+    np.testing.assert_allclose(updates, [-90.0])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: adaptive.adan(b2=1.0), "b2 1.0"),
+        (lambda: adaptive.adan(weight_decay=-1.0), "weight_decay -1.0"),
+        (lambda: adaptive.adahessian(power=0.0, key=KEY), "power 0.0"),
+        (lambda: adaptive.adahessian(every=0, key=KEY), "every 0"),
+        (lambda: adaptive.adagrad_norm(offset=-1.0), "offset -1.0"),
+        (lambda: adaptive.momentum_polyak(1.0), "momentum 1.0"),
+        (lambda: adaptive.moving_average_polyak(minimum=-np.inf), "minimum -inf"),
+        (lambda: adaptive.momentum_polyak(largest=0.0), "largest 0.0"),
+    ],
+)
+def test_bad_settings_are_named(make, words):
+    with pytest.raises(InputError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("name", ["adan", "adahessian", "orthogonal-gradient"])
+def test_missing_parameters_are_named(name):
+    optimizer = OPTIMIZERS[name]
+    with pytest.raises(InputError, match="parameters"):
+        optimizer.update(start(), optimizer.init(start()), None, value_fn=loss)
