@@ -40,6 +40,8 @@ def _informed(name: str) -> Method:
     return Method(target, "physics-informed-maps", "pi-hc-moe", default=True)
 
 
+COMMANDS = {"train-live": "nearly.operators.live_command:app"}
+
 METHODS: dict[str, Method] = {
     # solution maps: builders (data, *, key) -> module(field)
     "coarse-solver": _map("baselines:coarse_solver", source="peer"),

@@ -20,6 +20,7 @@ Two things were settled here:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
@@ -104,11 +105,9 @@ class ResidualLoss(eqx.Module):
     - `refinement`: times in the distance of two frames at which the residual is taken. The
       polynomial in time has two numbers a mode, more than there are frames: at the frames alone
       its derivative could be fitted without moving its values.
-    - `anchor`: weight of the squared distance to the last known frame at its own time, which the
-      estimate has beside the residual and the published loss leaves out (0).
 
-    **Called** with a layer and its latent: the root of anchor |v - known|^2 + the mean over times
-    of |R|^2.
+    **Called** with a layer and its latent: the root of the mean over times of |R|^2. The estimate's
+    other part, the error at the beginning, is zero by construction of the layer.
     """
 
     equation: Semilinear
@@ -116,14 +115,13 @@ class ResidualLoss(eqx.Module):
     dt: float = eqx.field(static=True)
     order: float = eqx.field(static=True, default=-1.0)
     refinement: int = eqx.field(static=True, default=4)
-    anchor: float = eqx.field(static=True, default=1.0)
     shift: float = eqx.field(static=True, default=SHIFT)
 
     def __check_init__(self) -> None:
-        if min(self.frames, self.refinement) < 1 or self.dt <= 0 or self.anchor < 0:
+        if min(self.frames, self.refinement) < 1 or self.dt <= 0:
             raise InputError(
                 f"frames={self.frames}, refinement={self.refinement} and dt={self.dt} must be "
-                f"positive, anchor={self.anchor} not negative"
+                "positive"
             )
 
     def __call__(self, layer: OutputLayer, latent: Latent) -> Float[Array, ""]:
@@ -134,8 +132,7 @@ class ResidualLoss(eqx.Module):
             found = residual(self.equation, value, derivative)
             return _squared_norm(found, self.order, self.equation, self.shift)
 
-        error = jnp.mean((values[0] - latent.last) ** 2)
-        return jnp.sqrt(self.anchor * error + jnp.mean(jax.vmap(squared)(values, derivatives)))
+        return jnp.sqrt(jnp.mean(jax.vmap(squared)(values, derivatives)))
 
 
 class FineTuning(eqx.Module):
@@ -172,22 +169,24 @@ class FineTuning(eqx.Module):
             _SummedLoss(self.loss),
             layers,
             latents,
-            optimizer=self.optimizer(),
+            optimizer=_adam(self.weight_rate, self.bias_rate),
             steps=self.steps,
             key=key,
         )
 
-    def optimizer(self) -> optax.GradientTransformation:
-        """Adam with a rate of its own for each part of the layer."""
-        rates: dict[Any, optax.GradientTransformation] = {
-            "weight": optax.adam(self.weight_rate),
-            "bias": optax.adam(self.bias_rate),
-        }
 
-        def labels(layer: Any) -> Any:
-            return jax.tree_util.tree_map_with_path(lambda path, _: path[0].name, layer)
+@lru_cache(32)  # an optimiser made anew would compile the training loop anew
+def _adam(weight_rate: float, bias_rate: float) -> optax.GradientTransformation:
+    """Adam with a rate of its own for each part of the layer."""
+    rates: dict[Any, optax.GradientTransformation] = {
+        "weight": optax.adam(weight_rate),
+        "bias": optax.adam(bias_rate),
+    }
 
-        return optax.partition(rates, labels)
+    def labels(layer: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].name, layer)
+
+    return optax.partition(rates, labels)
 
 
 class _SummedLoss(eqx.Module):

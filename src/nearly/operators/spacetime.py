@@ -58,7 +58,8 @@ class OutputLayer(eqx.Module):
 
     The latent steps are preceded by as many zeros (so that the end does not leak into the
     beginning), which makes a window of twice the time; the frames lie in its second half, at any
-    resolution. They are added to the last known frame.
+    resolution. What is added to the last known frame is their difference from its own time, so that
+    the course begins there whatever the weights.
 
     **Arguments:** `weight`, `bias`: for each kept mode, real and imaginary parts. `modes`: kept
     along space and time. `scale`: of the bias.
@@ -80,8 +81,8 @@ class OutputLayer(eqx.Module):
 
         `(frames + 1) refinement` times, of which every `refinement`-th is a frame's.
         """
-        correction = self._synthesised(self._coefficients(latent), latent, frames, refinement)
-        return latent.last + correction
+        course = self._synthesised(self._coefficients(latent), latent, frames, refinement)
+        return latent.last + (course - course[0])
 
     def time_derivative(
         self, latent: Latent, frames: int, dt: float, refinement: int = 1
@@ -240,9 +241,10 @@ def spacetime_fno(
     be fed. **Cost** of a call: as a `fno` with the latent steps as one more axis. Paper:
     `spectral-refiner`. Not the spherical FNO of the same abbreviation.
 
-    Differs from the published code in the window of the output layer, whose two halves stay equal
-    whatever the number of frames (there the padding keeps its length, so that other numbers of
-    frames stretch time).
+    Differs from the published code in the output layer. Its course begins at the last known frame
+    (there, anywhere: fine-tuning on a residual cannot tell how far from it); and the two halves of
+    its window stay equal whatever the number of frames (there the padding keeps its length, so that
+    other numbers of frames stretch time).
     """
     if min(frames, width, layers, latent_steps, expansion) < 1:
         raise InputError(
