@@ -18,7 +18,7 @@ from nearly.operators.persistence import load, save
 from nearly.operators.training import parameter_count
 
 POINTS, SAMPLES = 16, 3
-SETTINGS = {"steps": 1, "batch": 2}
+SETTINGS = {"steps": 1, "batch": 2, "depths": (1,), "heads": (1,), "skips": (1,)}
 KEY = jax.random.key(0)
 
 
@@ -32,8 +32,9 @@ def brief(name: str, protocol: str) -> Any:
     builder = catalogue.method(name, protocol)[0]
     if not dataclasses.is_dataclass(builder):
         return builder
-    known = {f.name for f in dataclasses.fields(builder)}
-    return dataclasses.replace(builder, **{n: v for n, v in SETTINGS.items() if n in known})
+    known = {f.name: getattr(builder, f.name) for f in dataclasses.fields(builder)}
+    alike = {n: v for n, v in SETTINGS.items() if type(known.get(n)) is type(v)}
+    return dataclasses.replace(builder, **alike)
 
 
 def smooth(shape: tuple[int, ...], dims: int) -> np.ndarray:
@@ -58,13 +59,37 @@ def trajectories(dims: int = 1) -> Trajectories:
     start = smooth((SAMPLES, 1, 1), dims)
     states = np.concatenate([start * 0.9**i for i in range(4)], 1)
     grid = Grid((1.0,) * dims, periodic=True)
-    return Trajectories(states, np.zeros((SAMPLES, 0), np.float32), grid, 0.1)
+    return Trajectories(states, np.zeros((SAMPLES, 0), np.float32), grid, 0.1, Decay())
+
+
+class Decay(eqx.Module):
+    """The equation of these trajectories, for the methods that are taught by it."""
+
+    dt: float = 0.1
+
+    def evolve(self, state: Any, parameters: Any, frames: int) -> Any:
+        factors = 0.9 ** (self.dt / 0.1 * jnp.arange(1, frames + 1))
+        return factors.reshape(-1, *(1,) * state.ndim) * state
+
+
+def dimensions(name: str) -> int:
+    """In how many dimensions a stepper is tried: one, unless it says that it needs more."""
+    return getattr(catalogue.method(name, "solution-steppers")[0], "dims", 1)
 
 
 def spoiled(array: np.ndarray) -> np.ndarray:
     array = array.copy()
     array.flat[0] = np.nan
     return array
+
+
+# Modules are arguments of what is compiled: as constants XLA folds them, some for minutes.
+def over_batch(module: Any, fields: Any) -> Any:
+    return jax.vmap(module)(fields)
+
+
+def stepped(module: Any, states: Any, parameters: Any, keys: Any) -> Any:
+    return jax.vmap(lambda s, p, k: module(s, p, key=k))(states, parameters, keys)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +101,10 @@ def maps() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def steppers() -> dict[str, Any]:
-    data = trajectories()
-    return {n: brief(n, "solution-steppers")(data, key=KEY) for n in learned("solution-steppers")}
+    return {
+        n: brief(n, "solution-steppers")(trajectories(dimensions(n)), key=KEY)
+        for n in learned("solution-steppers")
+    }
 
 
 @pytest.mark.parametrize("name", learned("solution-maps"))
@@ -85,7 +112,7 @@ def test_a_map_takes_a_field_and_is_saved_and_loaded(
     name: str, maps: dict[str, Any], tmp_path: Any
 ) -> None:
     data, module = pairs(), maps[name]
-    batch = eqx.filter_jit(jax.vmap(module))(jnp.asarray(data.inputs))
+    batch = eqx.filter_jit(over_batch)(module, jnp.asarray(data.inputs))
     assert batch.shape == data.outputs.shape and batch.dtype == jnp.float32
     assert np.isfinite(batch).all()
     assert parameter_count(module) > 0
@@ -111,10 +138,10 @@ def test_a_map_refuses_data_that_are_not_finite(name: str) -> None:
 def test_a_stepper_steps_and_is_saved_and_loaded(
     name: str, steppers: dict[str, Any], tmp_path: Any
 ) -> None:
-    data, module = trajectories(), steppers[name]
+    data, module = trajectories(dimensions(name)), steppers[name]
     keys = jnp.stack([KEY] * SAMPLES)
-    step = eqx.filter_jit(jax.vmap(lambda s, p, k: module(s, p, key=k)))
-    batch = step(jnp.asarray(data.states[:, 0]), jnp.asarray(data.parameters), keys)
+    inputs = jnp.asarray(data.states[:, 0]), jnp.asarray(data.parameters), keys
+    batch = eqx.filter_jit(stepped)(module, *inputs)
     assert batch.shape == data.states[:, 0].shape and batch.dtype == jnp.float32
     assert np.isfinite(batch).all()
     again = load(save(tmp_path / "model.npz", module))
@@ -123,7 +150,8 @@ def test_a_stepper_steps_and_is_saved_and_loaded(
 
 @pytest.mark.parametrize("name", [n for n in learned("solution-steppers") if n != "persistence"])
 def test_a_stepper_refuses_data_that_are_not_finite(name: str) -> None:
-    data = dataclasses.replace(trajectories(), states=spoiled(trajectories().states))
+    whole = trajectories(dimensions(name))
+    data = dataclasses.replace(whole, states=spoiled(whole.states))
     with pytest.raises(InputError, match="not finite"):
         brief(name, "solution-steppers")(data, key=KEY)
 

@@ -385,3 +385,6 @@ class NeuralStagger(eqx.Module):
 
 def _finer(family: Any, frames: int) -> Any:
     return dataclasses.replace(family, dt=family.dt / frames)
+
+
+neural_stagger = NeuralStagger()  # what the catalogue names

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -388,11 +388,12 @@ class ScOTStepper(ScOTSettings):
     """
 
     choice: PairChoice = all_to_all
+    dims: ClassVar[int] = 2
 
     def __call__(self, data: Trajectories, *, key: Any) -> LeadTimeOperator:
         """Trains on the trajectories; raises `InputError` (see `train_on_snapshots`)."""
         first, second = jax.random.split(key)
-        channels, parameters = data.states.shape[2], data.parameters.shape[1]
+        channels, parameters = check_data(data).states.shape[2], data.parameters.shape[1]
         dtype = data.states.dtype
         model = self.network(channels + parameters, channels, data.grid, first, dtype)
         trained = train_on_snapshots(
@@ -416,9 +417,9 @@ class ScOTMap(ScOTSettings):
     def __call__(self, data: Pairs, *, key: Any) -> AtResolution:
         """Trains on the pairs; raises `InputError` for non-finite data or if training diverged."""
         first, second = jax.random.split(key)
-        inputs, outputs = data.inputs.shape[1], data.outputs.shape[1]
+        inputs, outputs = check_data(data).inputs.shape[1], data.outputs.shape[1]
         model = self.network(inputs, outputs, data.grid, first, data.inputs.dtype)
-        made = normalized(model, check_data(data))
+        made = normalized(model, data)
         rows = (
             _standard(data.inputs),
             jnp.ones(len(data), data.inputs.dtype),
@@ -442,3 +443,8 @@ class ScOTMap(ScOTSettings):
 def _standard(fields: Any) -> Array:
     mean, std = (x.reshape(-1, *(1,) * (fields.ndim - 2)) for x in statistics(fields))
     return jnp.asarray((fields - mean) / std)
+
+
+# What the catalogue names.
+scot_map = ScOTMap()
+scot_stepper = ScOTStepper()
