@@ -146,7 +146,8 @@ class HardConstraint(eqx.Module):
 
     - `equation`: what to satisfy.
     - `blocks`: into how many parts x and t are cut. (1, 1) is one constraint for all; the paper's
-      mixture of experts has (1, 4). Every expert is given all of the conditions.
+      mixture of experts cuts space into 4 and leaves time whole, (4, 1). Every expert is given all
+      of the conditions. Cut time, and the later experts do not know what they begin with.
     - `damping`: |damping w|^2 is added, which keeps the problem well posed.
     - `tolerance`: relative and absolute, of Levenberg-Marquardt. `max_steps`: of it.
 

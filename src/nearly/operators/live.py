@@ -47,7 +47,8 @@ class Utilisation:
 
     - `starting`: until the first samples arrived: workers start and compile.
     - `seconds`: from then on to the last step.
-    - `training`: of those, spent in optimiser steps. `waiting`: without a batch to draw.
+    - `training`: of those, spent in optimiser steps; `feeding`: putting arrivals into the buffer;
+      `waiting`: without a batch to draw.
     - `solving`: seconds of all workers together; `workers`: how many.
     - `runs`: of the solver, taken in. `steps`: optimiser steps.
     """
@@ -55,6 +56,7 @@ class Utilisation:
     starting: float
     seconds: float
     training: float
+    feeding: float
     waiting: float
     solving: float
     workers: int
@@ -64,7 +66,8 @@ class Utilisation:
     def __str__(self) -> str:
         whole = max(self.seconds, 1e-9)
         return (
-            f"trainer {self.training / whole:.0%} busy, waited {self.waiting:.2f} s; "
+            f"trainer {self.training / whole:.0%} busy, {self.feeding / whole:.0%} taking in, "
+            f"waited {self.waiting:.2f} s; "
             f"{self.workers} workers {self.solving / (whole * self.workers):.0%} busy; "
             f"{self.runs} solver runs, {self.steps} steps in {self.seconds:.1f} s "
             f"after {self.starting:.1f} s of starting"
@@ -123,8 +126,8 @@ def train_live(
     workers: int = 1,
     executor: Any = None,
     runs: int | None = None,
-    runs_at_once: int = 8,
-    between: int = 16,
+    runs_at_once: int = 16,
+    between: int = 32,
     checkpoint: Path | str | None = None,
     progress: Progress = silent,
     **settings: Any,
@@ -215,7 +218,8 @@ class _Session:
         self.state = State.initial(self.run, jax.tree.map(jnp.copy, weights))
         self.waiting: list[np.ndarray] = []  # arrivals for which there was no room yet
         self.losses: list[np.ndarray] = []
-        self.begun = self.starting = self.training = self.idle = self.solved_before = 0.0
+        self.begun = self.starting = self.training = self.idle = 0.0
+        self.feeding = self.solved_before = 0.0
         self.saved = time.monotonic()
         if path is not None and path.exists():
             self._take_up(path)
@@ -293,18 +297,23 @@ class _Session:
 
     def _take_in(self, feeder: Feeder) -> None:
         """Put arrivals into the buffer, as many as there is room for."""
+        begun = time.perf_counter()
+        self._put_arrivals(feeder)
+        ended = jnp.asarray(feeder.ended and not self.waiting)
+        self.state = eqx.tree_at(lambda s: s.stream.ended, self.state, ended)
+        self.feeding += time.perf_counter() - begun
+
+    def _put_arrivals(self, feeder: Feeder) -> None:
         while True:
             if not self.waiting:
                 self.waiting = self._arrived(feeder)
             if not self.waiting:
-                break
+                return
             taken = self._put()
             self.waiting = [leaf[taken:] for leaf in self.waiting]
             if self.waiting[0].shape[0]:
                 return
             self.waiting = []
-        ended = jnp.asarray(feeder.ended and not self.waiting)
-        self.state = eqx.tree_at(lambda s: s.stream.ended, self.state, ended)
 
     def _arrived(self, feeder: Feeder, wait: float = 0.0) -> list[np.ndarray]:
         solved = feeder.take(wait)
@@ -358,6 +367,7 @@ class _Session:
             starting=self.starting,
             seconds=time.perf_counter() - self.begun,
             training=self.training,
+            feeding=self.feeding,
             waiting=self.idle,
             solving=feeder.busy - self.solved_before,
             workers=workers,

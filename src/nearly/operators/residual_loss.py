@@ -157,7 +157,7 @@ class FineTuning(eqx.Module):
     modes: tuple[int, ...] | None = eqx.field(static=True, default=None)
     steps: int = eqx.field(static=True, default=100)
     weight_rate: float = eqx.field(static=True, default=1e-4)
-    bias_rate: float = eqx.field(static=True, default=1e-3)
+    bias_rate: float = eqx.field(static=True, default=3e-4)
 
     def __call__(
         self, model: SpaceTimeFNO, known: Float[Array, "instances known *space"], *, key: Any

@@ -113,7 +113,7 @@ class ConstraintLayer(eqx.Module):
 
 soft_constraint = SoftConstraint()
 one_constraint = ConstraintLayer((1, 1))
-expert_constraints = ConstraintLayer((1, 4))
+expert_constraints = ConstraintLayer((4, 1))
 
 
 class Sorption(Problem):
