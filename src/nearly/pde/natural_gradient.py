@@ -356,6 +356,9 @@ class Marching(eqx.Module):
     - `tolerance`: root mean square to which the first field is fitted, in at most `fit_steps`
       steps on `fit_subset` parameters.
 
+    The steps are explicit: for u_t = D u_xx they are stable while h D k^2 < 2 for every wave number
+    k that the network can make between the points, and points should outnumber the subset.
+
     Periodic problems only (Dirichlet data would need rows of their own), and float64 only: the
     projections gain nothing below what float32 resolves. Raises `PrecisionError` in float32, and
     `InputError` with the time at which the network lost the equation (or was not finite).
