@@ -72,7 +72,7 @@ def _heun_errors(seed: int) -> tuple[float, ...]:
         "within",
         (1.8, 2.2),
         "derived: Heun's method is of second order, and projections to rounding keep that",
-        scaled="one dimension, 256 points, a network of 881 parameters, t = 0.2 instead of 4; steps "
+        scaled="one dimension, 256 points, 881 parameters, t = 0.2 instead of 4; steps "
         "from the paper's 0.005 up to where explicit steps stay stable for the network's waves",
     ),
 )
