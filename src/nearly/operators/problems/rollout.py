@@ -135,7 +135,9 @@ class Rollout(Problem):
             )
 
     def work(self, standin: Any) -> Mapping[str, float]:
-        return {"parameters": parameter_count(standin)}
+        calls = getattr(standin, "calls", None)  # of a network in one step, where a stepper says
+        own = {} if calls is None else {"network calls*": float(calls)}
+        return {"parameters": parameter_count(standin), **own}
 
 
 def rollouts(standin: Any, data: Trajectories, frames: int, key: Any) -> Any:
