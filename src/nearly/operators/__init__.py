@@ -45,12 +45,15 @@ COMMANDS = {"train-live": "nearly.operators.live_command:app"}
 METHODS: dict[str, Method] = {
     # solution maps: builders (data, *, key) -> module(field)
     "coarse-solver": _map("baselines:coarse_solver", source="peer"),
+    "deeponet": _map("deeponet:deeponet_map", "deeponet"),
     "fno": _map("fno:fno_map", "fno"),
     "lsm": _map("latent_spectral:lsm_map", "latent-spectral-models"),
     "mgno": _map("multigrid:mgno_map", "mgno"),
+    "multionet": _map("deeponet:multionet_map", "dgno", default=False),
     "nearest-neighbour": _map("baselines:nearest_neighbour", source="peer"),
     "pca-ridge": _map("baselines:pca_ridge", source="peer"),
     "scot": _map("transfer:scot_map", "poseidon", default=False),
+    "pod-deeponet": _map("deeponet:pod_deeponet_map", "deeponet", default=False),
     "unet-map": _map("baselines:unet_map", source="peer"),
     # steppers: builders (data, *, key) -> module(state, parameters, *, key)
     "cape": _stepper("conditioning:cape", "cape", default=False),
@@ -77,6 +80,7 @@ METHODS: dict[str, Method] = {
 __getattr__, __all__ = attach(
     __name__,
     {
+        "DeepONet": "nearly.operators.deeponet:DeepONet",
         "FNO": "nearly.operators.fno:FNO",
         "Grid": "nearly.operators.data:Grid",
         "OperatorMap": "nearly.operators.problems.operator_map:OperatorMap",
