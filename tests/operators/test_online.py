@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from nearly.core import catalogue
 from nearly.core.errors import InputError
 from nearly.operators.online import Buffered, FixedSet, Fresh, LiveStream, solve
 from nearly.operators.reservoir import FIFO, FIRO, Buffer, Policy, Reservoir
@@ -179,17 +180,9 @@ def trained(source: Any, steps: int = 40) -> Any:
     return fit(loss, model, optimizer=ADAM, steps=steps, key=jax.random.key(2), **feed)
 
 
-SOURCES = (
-    FixedSet(12, 6, every=20),
-    Fresh(),
-    Buffered(FIFO(64), solvers=4, every=2),
-    Buffered(FIRO(64, 16), solvers=4, every=2),
-    Buffered(Reservoir(64, 16), solvers=4, every=2),
-)
-
-
-@pytest.mark.parametrize("source", SOURCES, ids=lambda s: type(getattr(s, "policy", s)).__name__)
-def test_every_source_trains(source: Any) -> None:
+@pytest.mark.parametrize("name", catalogue.methods("sample-sources"))
+def test_every_catalogued_source_trains(name: str) -> None:
+    source, _ = catalogue.method(name, "sample-sources")
     run = trained(source)
     assert run.status == "done"
     assert run.losses[-5:].mean() < 0.7 * run.losses[:5].mean()
