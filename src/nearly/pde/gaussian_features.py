@@ -121,7 +121,8 @@ class GaussianMesh(eqx.Module):
     **Arguments:**
 
     - `gaussians`: of each of the `features`; 800 and 4 in the paper.
-    - `spread`: the widths at the start, on the domain scaled to [-1, 1]; 0.1 in the paper.
+    - `spread`: the widths at the start, on the domain scaled to [-1, 1]; 0.1 in the paper. With
+      fewer Gaussians wider ones leave no holes: 0.1 (800 / gaussians)^(1 / d) overlap as much.
       `weight`: the standard deviation of the weights at the start.
     - `hidden`: the width of the one hidden tanh layer.
 
