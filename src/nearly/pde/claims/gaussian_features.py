@@ -74,8 +74,8 @@ SCALED = (
         TABLE + "Gaussians 4.13e-5, the next best 8.63e-4, plain PINN 4.02e-1",
         scaled=SCALED,
     ),
-    limits="after 600 iterations instead of 40,000 the Gaussians are at 0.14, and 100 of the paper's "
-    "width 0.1 cover an eighth of what its 800 do; the network, for which the paper quotes 0.4, "
+    limits="after 600 iterations instead of 40,000 the Gaussians are at 0.14, and 100 of the "
+    "paper's width 0.1 cover an eighth of what its 800 do; the network, for which the paper quotes 0.4, "
     "reaches 0.007 with the same L-BFGS in the same seconds",
 )
 def over_tanh() -> list[float]:
@@ -112,8 +112,8 @@ def over_fourier() -> list[float]:
         'unlike models with fixed parameter positions"',
         scaled=SCALED,
     ),
-    limits="after 600 iterations the Gaussians are at 0.14; for a linear equation collocation needs "
-    "none, and is at 0.0025 after one dense system, in a second",
+    limits="after 600 iterations the Gaussians are at 0.14; for a linear equation collocation "
+    "needs none, and is at 0.0025 after one dense system, in a second",
 )
 def over_radial() -> list[float]:
     return [_errors(s)["gaussians"] / _errors(s)["radial"] for s in SEEDS]
