@@ -75,8 +75,8 @@ SCALED = (
         scaled=SCALED,
     ),
     limits="after 600 iterations instead of 40,000 the Gaussians are at 0.14, and 100 of the "
-    "paper's width 0.1 cover an eighth of what its 800 do; the network, for which the paper quotes 0.4, "
-    "reaches 0.007 with the same L-BFGS in the same seconds",
+    "paper's width 0.1 cover an eighth of what its 800 do; the network, for which the paper "
+    "quotes 0.4, reaches 0.007 with the same L-BFGS in the same seconds",
 )
 def over_tanh() -> list[float]:
     return [_errors(s)["gaussians"] / _errors(s)["tanh"] for s in SEEDS]
