@@ -202,13 +202,13 @@ def test_builder_takes_steps_of_the_data() -> None:
     states = np.asarray(jax.random.normal(jax.random.key(0), (4, 2, 1, 8)))
     parameters = np.ones((4, 1), np.float32)
     data = Trajectories(states, parameters, Grid((1.0,), True), 0.5, Decay())
-    build = NeuralStagger(frames=2, steps=150, batch=8, learning_rate=1e-2)
+    build = NeuralStagger(frames=2, network=one_weight, steps=150, batch=8, learning_rate=1e-2)
     model = build(data, key=jax.random.key(1))
     later = eqx.filter_jit(model)(jnp.asarray(states[0, 0]), jnp.ones(1))
     truth = np.exp(-0.5) * states[0, 0]
     still = np.linalg.norm(states[0, 0] - truth)
     assert isinstance(model, Staggered) and model.frames_ahead == 2
-    assert np.linalg.norm(later - truth) < 0.3 * still
+    assert np.linalg.norm(later - truth) < 0.1 * still
 
 
 def test_solver_residual() -> None:

@@ -334,7 +334,7 @@ class NeuralStagger(eqx.Module):
     **Arguments:**
 
     - `stride`: in space, along every axis. `frames`: temporal pieces of one `dt` of the data.
-    - `sees`: see `staggered`. `calls`: see `PhysicsLoss`.
+    - `sees`, `network`: see `staggered`. `calls`: see `PhysicsLoss`.
     - `steps`, `batch`, `learning_rate`: of training.
 
     The states of the trajectories are used as initial fields only; the residual is that of the
@@ -344,6 +344,7 @@ class NeuralStagger(eqx.Module):
     stride: int = 2
     frames: int = 1
     sees: Sight = "own"
+    network: NetworkMaker | None = None
     calls: int = 0
     steps: int = 300
     batch: int = 16
@@ -367,6 +368,7 @@ class NeuralStagger(eqx.Module):
             sees=self.sees,
             parameters=parameters.shape[1],
             scale=statistics(flat)[1],
+            network=self.network,
             grid=data.grid,
             dtype=flat.dtype,
         )
