@@ -99,6 +99,11 @@ def test_any_resolution_that_is_a_multiple_of_four(attention: Any) -> None:
         attention(jnp.ones((1, 18)), jnp.ones(1))
 
 
+def test_planes_of_several_channels_and_parameters() -> None:
+    made = parameter_attention(2, 3, jax.random.key(0), width=8, modes=2, dims=2)
+    assert jax.eval_shape(made, jnp.ones((2, 8, 12)), jnp.ones(3)).shape == (2, 8, 12)
+
+
 def test_an_equation_without_parameters_is_refused() -> None:
     data = decays()
     bare = Trajectories(data.states, np.zeros((len(data), 0), np.float32), data.grid, 0.1)

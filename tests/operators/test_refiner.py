@@ -203,6 +203,27 @@ def test_boundaries_that_are_not_periodic_are_refused() -> None:
         PDERefiner()(closed, key=jax.random.key(0))
 
 
+def test_grids_that_cannot_be_halved_and_values_that_are_not_finite_are_refused() -> None:
+    odd = waves(points=18)
+    stepper = PDERefiner(width=8, levels=2).untrained(odd, key=jax.random.key(0))
+    with pytest.raises(InputError, match="multiples of 4"):
+        stepper(jnp.ones((1, 18)), jnp.zeros(0), key=jax.random.key(0))
+    broken = waves()
+    broken.states[3, 2, 0, 1] = np.nan
+    with pytest.raises(InputError, match="sample 3 are not finite"):
+        PDERefiner()(broken, key=jax.random.key(0))
+
+
+def test_planes_of_several_channels_and_parameters() -> None:
+    states = np.random.default_rng(0).normal(size=(4, 3, 2, 8, 8)).astype(np.float32)
+    data = Trajectories(states, np.ones((4, 3), np.float32), Grid((1.0, 2.0), True), 0.1)
+    stepper = PDERefiner(width=8, levels=1).untrained(data, key=jax.random.key(0))
+    shape = jax.eval_shape(
+        lambda u, p: stepper(u, p, key=jax.random.key(0)), jnp.asarray(states[0, 0]), jnp.ones(3)
+    )
+    assert shape.shape == (2, 8, 8)
+
+
 # ---- training
 
 
