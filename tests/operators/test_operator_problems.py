@@ -21,12 +21,18 @@ from nearly.operators.baselines import (
     NearestNeighbour,
     PCARidge,
     Persistence,
-    UNetMap,
 )
 from nearly.operators.data import Grid, Pairs
 from nearly.operators.problems.operator_map import OperatorMap, operator_map
 from nearly.operators.problems.rollout import Rollout, rollout_problem
-from nearly.operators.training import normalized, optimizer, parameter_count, train, trainable
+from nearly.operators.training import (
+    mean_squared_loss,
+    normalized,
+    optimizer,
+    parameter_count,
+    train,
+    trainable,
+)
 
 KEY = jax.random.key(0)
 
@@ -168,14 +174,15 @@ def test_training_moves_the_weights_but_not_the_statistics() -> None:
 
 
 def test_training_that_diverges_raises(heat: OperatorMap) -> None:
-    builder = UNetMap(width=4, levels=1, steps=20, learning_rate=1e30)
+    model = eqx.nn.Conv1d(1, 1, 1, key=KEY)
+    settings = {"steps": 20, "batch": 4, "learning_rate": 1e30}
     with pytest.raises(InputError, match=r"training diverged.*lower learning_rate"):
-        builder(heat.training, key=KEY)
+        train(model, heat.training, key=KEY, loss=mean_squared_loss, **settings)
 
 
 def test_schedules_are_checked() -> None:
     with pytest.raises(InputError, match="unknown schedule 'cosin': did you mean 'cosine'"):
-        optimizer(1e-3, 10, "cosin")  # pyright: ignore[reportArgumentType]
+        optimizer(1e-3, 10, "cosin")
     with pytest.raises(InputError, match="learning_rate=0"):
         optimizer(0.0, 10)
 

@@ -1,6 +1,7 @@
 """What every method of the protocols `solution-maps` and `solution-steppers` must do: one suite."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import equinox as eqx
@@ -92,26 +93,16 @@ def stepped(module: Any, states: Any, parameters: Any, keys: Any) -> Any:
     return jax.vmap(lambda s, p, k: module(s, p, key=k))(states, parameters, keys)
 
 
-@pytest.fixture(scope="module")
-def maps() -> dict[str, Any]:
-    """Each method's module, built once."""
-    data = pairs()
-    return {n: brief(n, "solution-maps")(data, key=KEY) for n in learned("solution-maps")}
-
-
-@pytest.fixture(scope="module")
-def steppers() -> dict[str, Any]:
-    return {
-        n: brief(n, "solution-steppers")(trajectories(dimensions(n)), key=KEY)
-        for n in learned("solution-steppers")
-    }
+@cache
+def made(name: str, protocol: str) -> Any:
+    """A method's module, built once."""
+    data = pairs() if protocol == "solution-maps" else trajectories(dimensions(name))
+    return brief(name, protocol)(data, key=KEY)
 
 
 @pytest.mark.parametrize("name", learned("solution-maps"))
-def test_a_map_takes_a_field_and_is_saved_and_loaded(
-    name: str, maps: dict[str, Any], tmp_path: Any
-) -> None:
-    data, module = pairs(), maps[name]
+def test_a_map_takes_a_field_and_is_saved_and_loaded(name: str, tmp_path: Any) -> None:
+    data, module = pairs(), made(name, "solution-maps")
     batch = eqx.filter_jit(over_batch)(module, jnp.asarray(data.inputs))
     assert batch.shape == data.outputs.shape and batch.dtype == jnp.float32
     assert np.isfinite(batch).all()
@@ -121,10 +112,10 @@ def test_a_map_takes_a_field_and_is_saved_and_loaded(
 
 
 @pytest.mark.parametrize("name", learned("solution-maps"))
-def test_a_map_refuses_another_number_of_channels(name: str, maps: dict[str, Any]) -> None:
+def test_a_map_refuses_another_number_of_channels(name: str) -> None:
     wrong = jax.ShapeDtypeStruct((3, POINTS, POINTS), jnp.float32)
     with pytest.raises(InputError, match=r"channel|shape"):
-        eqx.filter_eval_shape(maps[name], wrong)
+        eqx.filter_eval_shape(made(name, "solution-maps"), wrong)
 
 
 @pytest.mark.parametrize("name", learned("solution-maps"))
@@ -135,10 +126,8 @@ def test_a_map_refuses_data_that_are_not_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", learned("solution-steppers"))
-def test_a_stepper_steps_and_is_saved_and_loaded(
-    name: str, steppers: dict[str, Any], tmp_path: Any
-) -> None:
-    data, module = trajectories(dimensions(name)), steppers[name]
+def test_a_stepper_steps_and_is_saved_and_loaded(name: str, tmp_path: Any) -> None:
+    data, module = trajectories(dimensions(name)), made(name, "solution-steppers")
     keys = jnp.stack([KEY] * SAMPLES)
     inputs = jnp.asarray(data.states[:, 0]), jnp.asarray(data.parameters), keys
     batch = eqx.filter_jit(stepped)(module, *inputs)

@@ -15,8 +15,19 @@ PROBLEMS: dict[str, Problem] = {
     "diffusion-sorption": Problem("nearly.operators.problems.sorption:Sorption"),
     "online-burgers": Problem("nearly.operators.problems.online:burgers_stream"),
     "online-heat": Problem("nearly.operators.problems.online:heat_plate"),
+    "antiderivative": _instance("antiderivative"),
     "burgers": _instance("burgers"),
+    "darcy": _instance("darcy"),
+    "helmholtz": _instance("helmholtz"),
+    "kdv": _instance("korteweg_de_vries"),
+    "ks": _instance("kuramoto_sivashinsky"),
+    "navier-stokes-2d": _instance("navier_stokes_2d"),
+    "poisson": _instance("poisson"),
 }
+
+# Maps that run unasked only on grids of these dimensions: where they are at home, and train in
+# seconds.
+DIMENSIONS: dict[str, tuple[int, ...]] = {"lsm": (2,), "mgno": (2,)}
 
 
 def _map(
@@ -54,6 +65,7 @@ METHODS: dict[str, Method] = {
     "pca-ridge": _map("baselines:pca_ridge", source="peer"),
     "scot": _map("transfer:scot_map", "poseidon", default=False),
     "pod-deeponet": _map("deeponet:pod_deeponet_map", "deeponet", default=False),
+    "spacetime-fno": _map("spacetime:spacetime_map", "spectral-refiner", default=False),
     "unet-map": _map("baselines:unet_map", source="peer"),
     # steppers: builders (data, *, key) -> module(state, parameters, *, key)
     "cape": _stepper("conditioning:cape", "cape", default=False),

@@ -25,6 +25,7 @@ from nearly.operators.training import (
     train,
 )
 from nearly.training.architectures import unet
+from nearly.training.convolution import as_products
 
 # ---- linear
 
@@ -170,7 +171,7 @@ class UNetMap(eqx.Module):
 
     width: int = 12
     levels: int = 2
-    steps: int = 400
+    steps: int = 300
     batch: int = 16
     learning_rate: float = 2e-3
     schedule: Schedule = "cosine"
@@ -187,7 +188,7 @@ class UNetMap(eqx.Module):
             padding=_padding(data.grid),
         )
         return train(
-            normalized(model, data),
+            normalized(as_products(model), data),
             data,
             steps=self.steps,
             batch=self.batch,
@@ -202,7 +203,7 @@ class UNetStepper(eqx.Module):
 
     width: int = 12
     levels: int = 2
-    steps: int = 400
+    steps: int = 300
     batch: int = 16
     learning_rate: float = 2e-3
     schedule: Schedule = "cosine"
@@ -221,7 +222,7 @@ class UNetStepper(eqx.Module):
             condition=data.parameters.shape[1],
         )
         return train(
-            residual_stepper(model, data),
+            residual_stepper(as_products(model), data),
             data.steps(),
             steps=self.steps,
             batch=self.batch,

@@ -114,7 +114,7 @@ def mean_squared_loss(
 
 @lru_cache(64)  # an optimiser made anew would compile the training loop anew
 def optimizer(
-    learning_rate: float, steps: int, schedule: Schedule = "cosine", weight_decay: float = 0.0
+    learning_rate: float, steps: int, schedule: str = "cosine", weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
     """Adam (decoupled weight decay if any) on a schedule of the learning rate over `steps`.
 
@@ -176,7 +176,7 @@ def train(
     learning_rate: float,
     key: Any,
     loss: FieldLoss = relative_l2_loss,
-    schedule: Schedule = "cosine",
+    schedule: str = "cosine",
     weight_decay: float = 0.0,
     ema: float | None = None,
     predict: Predict = as_map,

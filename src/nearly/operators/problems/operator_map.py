@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nearly.core import catalogue
 from nearly.core.errors import InputError
 from nearly.core.measure import stopwatch
 from nearly.core.problem import Host, Problem
 from nearly.core.tally import counted
+from nearly.operators import DIMENSIONS
 from nearly.operators.baselines import CoarseMap, CoarseSolver
 from nearly.operators.data import Pairs
 from nearly.operators.family import Family, relative_errors
@@ -72,6 +74,14 @@ class OperatorMap(Problem):
                 f"sample counts {self.counts} must lie between 1 and the {len(self.training)} "
                 "training samples"
             )
+
+    def methods(self) -> Mapping[str, catalogue.Method]:
+        """The catalogue; by default those that are at home on grids of this dimension."""
+        dims = self.family.grid.dims
+        return {
+            name: replace(line, default=line.default and dims in DIMENSIONS.get(name, (dims,)))
+            for name, line in super().methods().items()
+        }
 
     def rival(self) -> str:
         return RIVAL
