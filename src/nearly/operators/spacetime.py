@@ -31,7 +31,13 @@ from nearly.operators.spectral import (
     spectral_convolution,
     synthesise,
 )
-from nearly.operators.training import FieldLoss, Schedule, relative_l2_loss, train
+from nearly.operators.training import (
+    FieldLoss,
+    Schedule,
+    normalized,
+    relative_l2_loss,
+    train,
+)
 from nearly.training.architectures import Activation
 
 NEW_WEIGHT = 1e-6  # the size of weights of modes that are added
@@ -306,17 +312,26 @@ class TrainedSpaceTimeFNO(eqx.Module):
     schedule: Schedule = "one-cycle"
     loss: FieldLoss = relative_l2_loss
 
-    def __call__(self, data: Pairs, *, key: Any) -> SpaceTimeFNO:
+    def __call__(self, data: Pairs, *, key: Any) -> Any:
         model_key, train_key = jax.random.split(key)
-        model = spacetime_fno(
-            model_key,
-            frames=data.outputs.shape[1],
-            modes=(*(self.modes,) * data.grid.dims, self.time_modes),
+        return self.trained(self.model(data, model_key), data, train_key)
+
+    def model(self, data: Pairs, key: Any) -> SpaceTimeFNO:
+        """The untrained network for such data."""
+        frames = data.outputs.shape[1]
+        in_time = min(self.time_modes, frames + 2)  # more than that, so few frames cannot tell
+        return spacetime_fno(
+            key,
+            frames=frames,
+            modes=(*(self.modes,) * data.grid.dims, in_time),
             width=self.width,
             layers=self.layers,
             latent_steps=self.latent_steps,
             dtype=data.inputs.dtype,
         )
+
+    def trained(self, model: Any, data: Pairs, key: Any) -> Any:
+        """The model after the steps of these settings."""
         trained = train(
             model,
             data,
@@ -325,6 +340,20 @@ class TrainedSpaceTimeFNO(eqx.Module):
             learning_rate=self.learning_rate,
             schedule=self.schedule,
             loss=self.loss,
-            key=train_key,
+            key=key,
         )
         return trained.model
+
+
+class NormalizedSpaceTimeFNO(TrainedSpaceTimeFNO):
+    """The same between normalised fields, for inputs and outputs of other sizes than a flow's.
+
+    For `FineTuning` build the plain one: a residual is that of the fields themselves.
+    """
+
+    def __call__(self, data: Pairs, *, key: Any) -> Any:
+        model_key, train_key = jax.random.split(key)
+        return self.trained(normalized(self.model(data, model_key), data), data, train_key)
+
+
+spacetime_map = NormalizedSpaceTimeFNO()
