@@ -102,7 +102,7 @@ class CoarseSolvers(nearly.Problem):
 def reference(batch: int, points: int) -> np.ndarray:
     """The trusted solver on a grid finer than any that is judged."""
     with jax.enable_x64(True):
-        problem = CoarseSolvers(batch)
+        problem = CoarseSolvers(batch=batch)
         standin = problem.build((Burgers(VISCOSITY), etdrk4), points, key=None)
         return np.asarray(jax.jit(standin.__call__)())
 
