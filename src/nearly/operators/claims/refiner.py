@@ -30,6 +30,12 @@ SCALED = (
     "length 32 with 64 points instead of about 64 with 256, a U-Net of width 16 and 4,000 steps of "
     "32 instead of width 64 and 400 epochs of 2,048 trajectories in batches of 128"
 )
+SHORT_TRAINING = (
+    "a quarter of the batch trains each level, and so short a training does not make the denoiser "
+    "better than the prediction it starts from: after 800 steps the first refinement raised the "
+    "error of the loud modes by half while all of them lowered that of the faint modes 17-fold, "
+    "and in a box of length 32 the loud ones decide the correlation"
+)
 REFINER = PDERefiner(steps=4000)
 PLAIN = NoisePrediction(refinements=0)
 
@@ -83,6 +89,7 @@ ONE_STEP = replace(REFINER, form=PLAIN)
         "gain is asked of a small network and few steps",
         scaled=SCALED,
     ),
+    limits=SHORT_TRAINING,
 )
 def over_one_step() -> list[float]:
     return [_over(ONE_STEP, seed, denoising_loss) for seed in SEEDS]
@@ -100,6 +107,7 @@ def over_one_step() -> list[float]:
         "derived: a refinement is a call; what it buys must not be had by training as much longer",
         scaled=SCALED,
     ),
+    limits=SHORT_TRAINING,
 )
 def over_longer_training() -> float:
     return _over(replace(ONE_STEP, steps=4 * REFINER.steps), 0, denoising_loss)
@@ -118,6 +126,7 @@ def over_longer_training() -> float:
         "has pushforward among them",
         scaled=SCALED,
     ),
+    limits=SHORT_TRAINING,
 )
 def over_pushforward() -> float:
     return _over(ONE_STEP, 0, pushforward_loss, window=3)
@@ -136,6 +145,7 @@ def over_pushforward() -> float:
         "has Sobolev losses among them",
         scaled=SCALED,
     ),
+    limits=SHORT_TRAINING,
 )
 def over_sobolev() -> float:
     return _over(ONE_STEP, 0, SOBOLEV)
