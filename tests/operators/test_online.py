@@ -11,8 +11,10 @@ import optax
 import pytest
 
 from nearly.core import catalogue
+from nearly.core.compare import compare
 from nearly.core.errors import InputError
 from nearly.operators.online import Buffered, FixedSet, Fresh, LiveStream, solve
+from nearly.operators.problems.online import HeatPlate, heat_plate
 from nearly.operators.reservoir import FIFO, FIRO, Buffer, Policy, Reservoir
 from nearly.training import fit
 
@@ -258,3 +260,24 @@ def test_errors_name_the_value_and_the_remedy() -> None:
         solve(lambda key: jnp.zeros(()), 3, jax.random.key(0))
     with pytest.raises(InputError, match="every=0 must be at least 1"):
         LiveStream(squares, FIFO(64), every=0)
+
+
+def test_a_comparison_shows_solver_runs_beside_errors() -> None:
+    problem = heat_plate(points=3, frames=4, width=8, batch=8, tests=8, steps=8)
+    methods = {"stored": FixedSet(16, 8, every=4), "fresh": Fresh()}
+    frontier = compare(problem, methods, dials=[8], seeds=(0,), timed=False)
+    runs = {run.method: run.work["solver runs"] for run in frontier.runs}
+    assert runs == {"stored": 6, "fresh": 16}
+
+
+def test_the_plate_warms_as_heat_does() -> None:
+    # All edges at 0: the slowest mode decays by exp(-2 pi^2 t); all at 1 with 1 inside: nothing.
+    plate, times = HeatPlate(points=23), jnp.array([0.2, 0.3])
+    cooled = plate.fields(jnp.array([1.0, 0, 0, 0, 0]), times)
+    np.testing.assert_allclose(cooled[1] / cooled[0], np.exp(-2 * np.pi**2 * 0.1), rtol=5e-3)
+    constant = plate.fields(jnp.ones(5), times)
+    np.testing.assert_allclose(constant, 1, atol=1e-4)
+    # An edge's temperature is nearly met next to it, and the edges are told apart.
+    left = plate.fields(jnp.array([0.0, 1, 0, 0, 0]), jnp.array([5.0]))[0]
+    assert left[0].mean() > 0.8 and left[-1].mean() < 0.05
+    np.testing.assert_allclose(left, left[:, ::-1], atol=1e-4)

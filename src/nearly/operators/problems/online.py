@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
 from nearly.core.problem import Problem
-from nearly.core.tally import counted
 from nearly.operators.data import resample
 from nearly.operators.families import Family, burgers
 from nearly.operators.fno import fno
@@ -164,6 +163,13 @@ def batch_square(model: Any, batch: Any, key: Any) -> Any:
     return jnp.mean((jax.vmap(model)(inputs) - outputs) ** 2)
 
 
+class LearnedOnline(eqx.Module):
+    """A trained model, and how many runs of the solver its training took."""
+
+    model: Any
+    runs: int = eqx.field(static=True)
+
+
 class OnlineTraining(Problem):
     """How good a model becomes in so many optimiser steps, by where its batches come from.
 
@@ -200,21 +206,26 @@ class OnlineTraining(Problem):
         return self.steps
 
     def build(self, method: Any, dial: Any, *, key: Any) -> Any:
-        """The model after `dial` optimiser steps; the solver's runs are counted as set-up."""
-        return self.trained(method, int(dial), key, counted(self.simulation, self.work_name)).model
+        """The model after `dial` optimiser steps, with the runs that it took."""
+        trained = self.trained(method, int(dial), key)
+        return LearnedOnline(trained.model, method.runs(self.simulation, trained))
 
-    def trained(self, source: Any, steps: int, key: Any, simulation: Any = None) -> Any:
+    def work(self, standin: Any) -> Mapping[str, float]:
+        """The solver runs of the whole training: what a user of the model has paid, once."""
+        return {self.work_name: standin.runs}
+
+    def trained(self, source: Any, steps: int, key: Any) -> Any:
         """`nearly.training.Trained` of a data source."""
-        simulation = self.simulation if simulation is None else simulation
         model, _, _ = self.drawn(key)
-        data_key = jax.random.fold_in(key, DATA)
         return fit(
             self.loss,
             model,
             optimizer=optimizer(self.learning_rate, steps),
             steps=steps,
             key=jax.random.fold_in(key, STEPS),
-            **source(simulation, self.loss, batch=self.batch, key=data_key),
+            **source(
+                self.simulation, self.loss, batch=self.batch, key=jax.random.fold_in(key, DATA)
+            ),
         )
 
     def drawn(self, key: Any) -> tuple[Any, Any, int]:
@@ -226,7 +237,8 @@ class OnlineTraining(Problem):
 
     def apply(self, standin: Any, *, key: Any) -> Any:
         inputs, outputs = solve(self.simulation, self.tests, jax.random.fold_in(key, TESTS))
-        return jax.vmap(standin)(inputs), outputs
+        model = standin.model if isinstance(standin, LearnedOnline) else standin
+        return jax.vmap(model)(inputs), outputs
 
     def errors(self, value: Any) -> Mapping[str, float]:
         found, truth = (np.asarray(x, np.float64).reshape(len(x), -1) for x in value)
@@ -237,22 +249,38 @@ class OnlineTraining(Problem):
 
 
 def heat_plate(
-    points: int = 24, frames: int = 8, width: int = 256, batch: int = 32, tests: int = 512
+    points: int = 24,
+    frames: int = 8,
+    width: int = 256,
+    batch: int = 32,
+    tests: int = 512,
+    steps: int = 2000,
 ) -> OnlineTraining:
-    """Temperatures of a plate's inside and edges to its field: see `HeatPlate`; an MLP."""
+    """Temperatures of a plate's inside and edges to its field: see `HeatPlate`; an MLP.
+
+    The dials are `steps` and a quarter of them.
+    """
     return OnlineTraining(
         simulation=HeatPlate(points, frames),
         network=PlateNetwork(width),
         name="online-heat",
         batch=batch,
         tests=tests,
+        steps=_dials(steps),
     )
 
 
 def burgers_stream(
-    viscosity: float = 0.1, resolution: int = 64, width: int = 24, batch: int = 16
+    viscosity: float = 0.1,
+    resolution: int = 64,
+    width: int = 24,
+    batch: int = 16,
+    steps: int = 2000,
 ) -> OnlineTraining:
-    """Burgers' equation from its initial field to time 1, the benchmark of `fno`, with an FNO."""
+    """Burgers' equation from its initial field to time 1, the benchmark of `fno`, with an FNO.
+
+    The dials are `steps` and a quarter of them.
+    """
     waves = 2 * np.pi * np.arange(1, resolution // 2)
     sizes = 25 / (waves**2 + 25)  # the deviation of each mode's two coefficients
     decayed = sizes * np.exp(-viscosity * waves**2)
@@ -266,4 +294,9 @@ def burgers_stream(
         loss=batch_error,
         batch=batch,
         tests=256,
+        steps=_dials(steps),
     )
+
+
+def _dials(steps: int) -> tuple[int, ...]:
+    return (max(steps // 4, 1), steps)
