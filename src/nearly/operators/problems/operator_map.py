@@ -210,7 +210,7 @@ def operator_map(
         finer=None if finer is None else family.pairs(held_out, tests, finer),
         counts=tuple(dict.fromkeys((max(samples // 8, 1), samples))),
         resolution=resolution,
-        uncertainty=family.uncertainty(held_out, resolution),
+        uncertainty=float(f"{family.uncertainty(held_out, resolution):.2g}"),
         equation=described(family),
         name=name,
     )

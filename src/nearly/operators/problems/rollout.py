@@ -189,7 +189,7 @@ def rollout_problem(
         tests=family.trajectories(held_out, tests, resolution, frames + 1),
         counts=tuple(dict.fromkeys((max(samples // 8, 1), samples))),
         resolution=resolution,
-        uncertainty=family.uncertainty(held_out, resolution),
+        uncertainty=float(f"{family.uncertainty(held_out, resolution):.2g}"),
         equation=described(family),
         name=name,
     )
