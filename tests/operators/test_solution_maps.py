@@ -60,7 +60,8 @@ def trajectories(dims: int = 1) -> Trajectories:
     start = smooth((SAMPLES, 1, 1), dims)
     states = np.concatenate([start * 0.9**i for i in range(4)], 1)
     grid = Grid((1.0,) * dims, periodic=True)
-    return Trajectories(states, np.zeros((SAMPLES, 0), np.float32), grid, 0.1, Decay())
+    parameters = np.array([[0.1], [0.2], [0.3]], np.float32)
+    return Trajectories(states, parameters, grid, 0.1, Decay())
 
 
 class Decay(eqx.Module):

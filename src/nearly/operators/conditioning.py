@@ -125,8 +125,7 @@ def parameter_attention(
 
     Raises `InputError`. **Cost:** about `width^2 * (modes + 1)` parameters in 1-D.
     """
-    if parameters < 1:
-        raise InputError("CAPE needs at least 1 parameter: give a family whose equation has some")
+    _check_parameters("CAPE", parameters)
     if width < 2 or width % 2:
         raise InputError(f"width={width} must be even, such as 64")
     keys = jax.random.split(key, 9)
@@ -160,6 +159,13 @@ def parameter_attention(
         head=conv(width, channels, KERNEL, keys[8]),
         norm=_in_dtype(eqx.nn.GroupNorm(1, channels), dtype),
     )
+
+
+def _check_parameters(name: str, parameters: int) -> None:
+    if parameters < 1:
+        raise InputError(
+            f"{name} needs at least 1 parameter: give a family whose equation has some"
+        )
 
 
 def _in_dtype(layer: Any, dtype: Any) -> Any:
@@ -265,9 +271,11 @@ def parameter_channels(
 
 def film(base: Base, channels: int, parameters: int, dims: int, key: Any, dtype: Any) -> FiLM:
     """The base with each layer modulated by a network of one hidden layer, at first by nothing."""
-    base_key, *keys = jax.random.split(key, 5)
+    _check_parameters("FiLM", parameters)
+    base_key, film_key = jax.random.split(key)
     made = base(channels, channels, dims, base_key, dtype)
     sizes = [parameters, 2 * base.width, 2 * base.width]
+    keys = jax.random.split(film_key, len(made.layers))
     modulations = tuple(mlp(sizes, k, dtype=dtype) for k in keys)
     modulations = eqx.tree_at(
         lambda ms: [m.layers[-1].weight for m in ms], modulations, replace_fn=jnp.zeros_like
@@ -398,11 +406,16 @@ class ConditionedTraining:
         """The stepper with the weights its training starts from."""
         if not data.grid.periodic:
             raise InputError("these layers are periodic: give them a periodic family")
-        channels, parameters = data.states.shape[2], data.parameters.shape[1]
+        units = scaling(data)
         network = self.network(
-            self.base, channels, parameters, data.grid.dims, key, data.states.dtype
+            self.base,
+            data.states.shape[2],
+            data.parameters.shape[1],
+            data.grid.dims,
+            key,
+            data.states.dtype,
         )
-        return ConditionedStepper(network, scaling(data))
+        return ConditionedStepper(network, units)
 
 
 cape = ConditionedTraining(parameter_attended, guided_loss)
