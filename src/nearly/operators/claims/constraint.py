@@ -91,6 +91,8 @@ def experts_error() -> list[float]:
         RESULTS,
         scaled=SCALED,
     ),
+    limits="One constraint reaches 4.5% here, a tenth of the published error: 16 basis fields span "
+    "solutions that are smooth on 32^2 points, and cutting the grid only takes data from each solve.",
 )
 def one_over_experts() -> list[float]:
     found = _outcomes()
@@ -108,6 +110,8 @@ def one_over_experts() -> list[float]:
         RESULTS,
         scaled=SCALED,
     ),
+    limits="The soft constraint does not diverge here as in the paper (806%): from initial values "
+    "that suit the boundary it reaches 11%.",
 )
 def soft_over_one() -> list[float]:
     found = _outcomes()
@@ -125,6 +129,8 @@ def soft_over_one() -> list[float]:
         "results, 1-D diffusion-sorption: training is 2 to 3 times faster by experts",
         scaled=f"{SCALED}; one CPU core, untrained networks, the experts one after the other",
     ),
+    limits="On one core the experts' work adds up, and a batch iterates until the slowest of its 24 "
+    "solves is done, not of 6; the published gain is that of running them side by side.",
 )
 def seconds_ratio() -> list[float]:
     with jax.enable_x64(True):
