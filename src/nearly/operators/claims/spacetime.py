@@ -154,6 +154,8 @@ def after_over_before() -> list[float]:
         "abstract: the negative Sobolev norm effectively tackles low-frequency errors",
         scaled=SCALED,
     ),
+    limits="Adam divides each coefficient's gradient by its own size, which cancels the weight that "
+    "a norm gives to its mode: at equal rates the three norms differ by 10%, L2 slightly ahead.",
 )
 def dual_over_l2() -> list[float]:
     return [study.errors["H-1"] / study.errors["L2"] for study in _studies()]
@@ -188,6 +190,8 @@ def dual_over_half() -> list[float]:
         "numerical PDE solvers",
         scaled=f"{SCALED}; one CPU core",
     ),
+    limits="A hundred gradients through 24 times each cost more than the solver's 50 steps, which "
+    "also err less: 9e-7 from the last known frame on.",
 )
 def tuning_over_marching() -> list[float]:
     with jax.enable_x64(True):
