@@ -154,8 +154,8 @@ def after_over_before() -> list[float]:
         "abstract: the negative Sobolev norm effectively tackles low-frequency errors",
         scaled=SCALED,
     ),
-    limits="Adam divides each coefficient's gradient by its own size, which cancels the weight that "
-    "a norm gives to its mode: at equal rates the three norms differ by 10%, L2 slightly ahead.",
+    limits="Adam divides each coefficient's gradient by its own size, which cancels the weight a "
+    "norm gives to its mode: at equal rates the three norms differ by 10%, L2 slightly ahead.",
 )
 def dual_over_l2() -> list[float]:
     return [study.errors["H-1"] / study.errors["L2"] for study in _studies()]
