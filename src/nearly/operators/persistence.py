@@ -79,7 +79,7 @@ def export_model(model: Callable[..., Any], path: Path | str, *examples: Any) ->
     `load_exported` gives the function back, without the model's code; `program` in the file is
     portable StableHLO. Raises `StoreError` if the file cannot be written.
     """
-    arguments = [_batches(x.shape, x.dtype) for x in examples]
+    arguments = _batches([(x.shape, x.dtype) for x in examples])
     exported = export.export(jax.jit(lambda *samples: jax.vmap(model)(*samples)))(*arguments)
     (out,) = exported.out_avals
     header = {
@@ -102,7 +102,7 @@ def load_exported(path: Path | str) -> Callable[..., Any]:
     header, held = _read(Path(path))
     if PROGRAM not in held:
         raise InputError(f"{path} holds no exported function; load() reads a saved model")
-    arguments = [_batches(tuple(shape), dtype) for shape, dtype in header["inputs"]]
+    arguments = _batches(header["inputs"])
     shape, dtype = header["output"]
 
     def stand_in(*samples: Any) -> Any:
@@ -120,9 +120,10 @@ def load_exported(path: Path | str) -> Callable[..., Any]:
     ).call
 
 
-def _batches(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+def _batches(samples: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+    """Batches of one size, which is left open, of samples of these shapes and dtypes."""
     (batch,) = export.symbolic_shape("batch")
-    return jax.ShapeDtypeStruct((batch, *shape), dtype)
+    return [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in samples]
 
 
 def _write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
