@@ -37,6 +37,7 @@ from nearly.training.steps import Run, State, advance, reverse_mode
 
 SAVE_SECONDS = 10.0
 WAIT_SECONDS = 0.05
+TASKS_AT_ONCE = 4  # whose samples are put into the buffer together: each put sorts its slots
 
 
 @dataclass(frozen=True)
@@ -316,16 +317,18 @@ class _Session:
             self.waiting = []
 
     def _arrived(self, feeder: Feeder, wait: float = 0.0) -> list[np.ndarray]:
-        solved = feeder.take(wait)
-        if solved is None:
-            return []
-        skipped, self.skipped = self.skipped, 0
-        samples = [leaf[skipped:] for leaf in solved.samples]
-        return samples if samples[0].shape[0] else []
+        """The samples of the next finished tasks; none if there is none within `wait` seconds."""
+        found: list[list[np.ndarray]] = []
+        while len(found) < TASKS_AT_ONCE and (solved := feeder.take(0.0 if found else wait)):
+            found.append([leaf[self.skipped :] for leaf in solved.samples])
+            self.skipped = 0
+        samples = [np.concatenate(leaves) for leaves in zip(*found, strict=True)]
+        return samples if samples and samples[0].shape[0] else []
 
     def _put(self) -> int:
         """Put the waiting samples; how many were taken in. Always one shape: nothing recompiles."""
-        count, size = self.waiting[0].shape[0], self.frames * self.runs_at_once
+        count = self.waiting[0].shape[0]
+        size = TASKS_AT_ONCE * self.frames * self.runs_at_once
         padded = [
             np.concatenate([x, np.zeros((size - count, *x.shape[1:]), x.dtype)])
             for x in self.waiting
