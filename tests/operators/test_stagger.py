@@ -13,6 +13,7 @@ from nearly.operators.data import Grid, Trajectories
 from nearly.operators.stagger import (
     NeuralStagger,
     PhysicsLoss,
+    PreconditionedResidual,
     SolverResidual,
     Staggered,
     TrapezoidalResidual,
@@ -102,6 +103,19 @@ def test_trapezoidal_residual_vanishes_on_its_solution() -> None:
         residual = TrapezoidalResidual(Burgers(nu), dt)
         assert np.abs(residual(before, before * (1 - z) / (1 + z))).max() < 1e-16
         assert np.abs(residual(before, before)).max() > 1e-10
+
+
+def test_preconditioned_residual_is_the_error_of_a_linear_equation() -> None:
+    """Off the scheme's solution by d, it is d, whatever the wave number."""
+    with jax.enable_x64(True):
+        nu, dt = 0.1, 0.05
+        residual = PreconditionedResidual(TrapezoidalResidual(Burgers(nu), dt))
+        for waves in (1, 5):
+            k = 2 * np.pi * waves
+            before = 1e-9 * jnp.asarray(np.sin(k * np.arange(16) / 16))[None]
+            z = dt * nu * k**2 / 2
+            off = residual(before, before * (1 - z) / (1 + z) + 0.1 * before)
+            np.testing.assert_allclose(off, 0.1 * before, atol=1e-15)
 
 
 def test_trapezoidal_residual_is_of_second_order() -> None:
