@@ -172,7 +172,7 @@ class UNetMap(eqx.Module):
     width: int = 12
     levels: int = 2
     steps: int = 300
-    batch: int = 16
+    batch: int = 8
     learning_rate: float = 2e-3
     schedule: Schedule = "cosine"
 
@@ -204,7 +204,7 @@ class UNetStepper(eqx.Module):
     width: int = 12
     levels: int = 2
     steps: int = 300
-    batch: int = 16
+    batch: int = 8
     learning_rate: float = 2e-3
     schedule: Schedule = "cosine"
 

@@ -86,8 +86,8 @@ class KuramotoSivashinskyFamily(Evolution):
     reference: int = 128
     warm_up: float = 60.0
     courant: float = 0.8
+    resolutions: tuple[int, ...] = (24, 32, 40, 48)
     name: ClassVar[str] = "kuramoto-sivashinsky"
-    resolutions: ClassVar[tuple[int, ...]] = (24, 32, 48, 64)
 
     def __check_init__(self) -> None:
         if self.length <= 0 or self.dt <= 0:

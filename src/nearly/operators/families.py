@@ -66,11 +66,15 @@ def kuramoto_sivashinsky(
     u_t + (u^2/2)_x + u_xx + u_xxxx = 0. Trajectories begin after 60 units of time, on its
     attractor.
     """
-    return KuramotoSivashinskyFamily(length=length, dt=dt, reference=reference)
+    # With less than 3/4 of a point to a unit of length the solver is unstable.
+    resolutions = tuple(int(points * length) // 2 * 2 for points in (0.75, 1.0, 1.25, 1.5))
+    return KuramotoSivashinskyFamily(
+        length=length, dt=dt, reference=reference, resolutions=resolutions
+    )
 
 
 def korteweg_de_vries(
-    length: float = 32.0, *, dt: float = 0.5, frames: int = 4, reference: int = 128
+    length: float = 32.0, *, dt: float = 0.5, frames: int = 4, reference: int = 256
 ) -> KortewegDeVriesFamily:
     """u_t + 6 u u_x + u_xxx = 0 on a periodic interval, from smooth random waves."""
     return KortewegDeVriesFamily(length=length, dt=dt, frames=frames, reference=reference)

@@ -40,7 +40,7 @@ class Family(eqx.Module):
     """
 
     name: eqx.AbstractClassVar[str]
-    resolutions: eqx.AbstractClassVar[tuple[int, ...]]
+    resolutions: eqx.AbstractVar[tuple[int, ...]]
     reference: eqx.AbstractVar[int]
 
     @property

@@ -91,7 +91,7 @@ class Rollout(Problem):
 
     def dials(self, method: Any) -> Sequence[int]:
         if isinstance(method, CoarseSolver):
-            return [r for r in self.family.resolutions if r <= self.resolution]
+            return self.family.resolutions
         return getattr(method, "dials", self.counts)
 
     def build(self, method: Any, dial: Any, *, key: Any) -> Any:
