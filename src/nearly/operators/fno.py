@@ -297,5 +297,5 @@ class TrainedFNOStepper(Settings):
 
 
 # What the catalogue names: settings of a training of seconds on one core.
-fno_map = TrainedFNO()
+fno_map = TrainedFNO(batch=8)  # half of the default: it ends in seconds in two dimensions too
 fno_stepper = TrainedFNOStepper()
