@@ -125,10 +125,11 @@ class Fourier(Axis):
 
     def weights(self, x: Float[Array, " n"]) -> Float[Array, "n count"]:
         turn = 2 * jnp.pi / self.length * (x[:, None] - jnp.asarray(self.nodes(), x.dtype)[None])
-        waves = jnp.arange(1, self.count // 2)
-        # A sum of cosines rather than sin(n t / 2) / tan(t / 2), which is 0 / 0 at the nodes.
-        inner = 1 + 2 * jnp.cos(turn[..., None] * waves).sum(-1)
-        return (inner + jnp.cos(self.count / 2 * turn)) / self.count
+        turn = turn - 2 * jnp.pi * jnp.round(turn / (2 * jnp.pi))
+        met = jnp.abs(turn) < jnp.finfo(x.dtype).eps
+        apart = jnp.where(met, 1, turn)
+        kernel = jnp.sin(self.count / 2 * apart) / (self.count * jnp.tan(apart / 2))
+        return jnp.where(met, 1, kernel)
 
     def derivative(self, order: int) -> Float[np.ndarray, "count count"]:
         wave = 2j * np.pi / self.length * np.fft.fftfreq(self.count, 1 / self.count)
