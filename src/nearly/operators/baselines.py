@@ -171,7 +171,7 @@ class UNetMap(eqx.Module):
 
     width: int = 12
     levels: int = 2
-    steps: int = 300
+    steps: int = 200
     batch: int = 8
     learning_rate: float = 2e-3
     schedule: Schedule = "cosine"
@@ -203,7 +203,7 @@ class UNetStepper(eqx.Module):
 
     width: int = 12
     levels: int = 2
-    steps: int = 300
+    steps: int = 200
     batch: int = 8
     learning_rate: float = 2e-3
     schedule: Schedule = "cosine"
