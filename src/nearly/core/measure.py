@@ -213,7 +213,11 @@ def _tune(problem: Problem, tuned: Tuned, dial: Dial) -> tuple[Any, str]:
         dict(zip(tuned.grid, values, strict=True))
         for values in itertools.product(*tuned.grid.values())
     ]
-    errors = [_tuning_error(problem, tuned.factory(**choice), dial) for choice in choices]
+    methods = [tuned.factory(**choice) for choice in choices]
+    errors = problem.trials(methods, dial, key=keys(TUNING_SEED)[1])
+    if errors is None:
+        errors = [_tuning_error(problem, method, dial) for method in methods]
+    errors = [error if math.isfinite(error) else math.inf for error in errors]
     best = choices[int(np.argmin(errors))]
     if not math.isfinite(min(errors)):
         return tuned.factory(**best), "tuning found no setting that works"

@@ -107,6 +107,13 @@ class Problem(eqx.Module):
         """Whether a method's result depends on its key; if so it runs over all seeds."""
         return True
 
+    def trials(self, methods: Sequence[Any], dial: Any, *, key: Any) -> Sequence[float] | None:
+        """The errors of the settings that tuning tries, where they can run together.
+
+        None (the default) has them built and used one after the other.
+        """
+        return None
+
     def work(self, standin: Any) -> Mapping[str, float]:
         """Work per use that is read off the stand-in, beside what the tally counts.
 

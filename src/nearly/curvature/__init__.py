@@ -63,7 +63,6 @@ METHODS: dict[str, Method] = {
     "influence-mfac": _influence("influence_mfac", "m-fac", default=False),
     "influence-cg": _influence("influence_conjugate_gradients"),
     "influence-lissa": _influence("influence_lissa", default=False),
-    "mfac": Method("nearly.curvature.fisher:mfac", "optax", "m-fac"),
     # upper bounds of a local Lipschitz constant
     "lipschitz-linear": _bounder("problems.lipschitz:linear_propagation", "local-lipschitz"),
     "lipschitz-branching": _bounder("problems.lipschitz:branch_and_bound", "local-lipschitz"),

@@ -11,7 +11,15 @@ def _smooth(target: str, **settings: object) -> Problem:
     return Problem(f"nearly.optimize.problems.smooth:{target}", settings)
 
 
+def _sum(target: str) -> Problem:
+    return Problem(f"nearly.optimize.problems.sums:{target}")
+
+
 PROBLEMS: dict[str, Problem] = {
+    "softmax-digits": _sum("softmax_digits"),
+    "mlp-digits": _sum("mlp_digits"),
+    "autoencoder-digits": _sum("autoencoder_digits"),
+    "interpolating-least-squares": _sum("interpolating_least_squares"),
     "logreg-breast-cancer": _smooth("logistic_regression"),
     "logsumexp": _smooth("log_sum_exp"),
     "cubic-chain": _smooth("cubic_chain"),
@@ -29,7 +37,29 @@ def _peer(target: str, *, default: bool = True) -> Method:
     return Method(f"nearly.optimize.{target}", "minimisers", None, "peer", default)
 
 
+def _optimizer(name: str, paper: str | None = None, *, default: bool = True) -> Method:
+    source = "ours" if paper else "peer"
+    return Method(f"nearly.optimize.optimizers:{name}", "optax", paper, source, default)
+
+
 METHODS: dict[str, Method] = {
+    "adan": _optimizer("adan", "adan"),
+    "adahessian": _optimizer("adahessian", "adahessian"),
+    "adagrad-norm": _optimizer("adagrad_norm", "adagrad-norm-sgd", default=False),
+    "orthogonal-adam": _optimizer("orthogonal_adam", "grokking-numerical-stability", default=False),
+    "mfac": _optimizer("mfac", "m-fac", default=False),
+    "momentum-polyak": _optimizer("momentum_polyak", "polyak-momentum"),
+    "moving-average-polyak": _optimizer("moving_average_polyak", "polyak-momentum", default=False),
+    "optax-sgd": _optimizer("sgd", default=False),
+    "optax-heavy-ball": _optimizer("heavy_ball"),
+    "optax-adam": _optimizer("adam"),
+    "optax-nadam": _optimizer("nadam", default=False),
+    "optax-lion": _optimizer("lion", default=False),
+    "optax-adan": _optimizer("optax_adan", default=False),
+    "optax-muon": _optimizer("muon"),
+    "optax-sophia": _optimizer("sophia", default=False),
+    "optax-momo": _optimizer("momo", default=False),
+    "optax-polyak-sgd": _optimizer("polyak_sgd", default=False),
     "gradient-normalized-newton": _ours(
         "gradient_normalized_newton", "gradient-normalized-smoothness"
     ),
@@ -54,6 +84,15 @@ METHODS: dict[str, Method] = {
 __getattr__, __all__ = attach(
     __name__,
     {
+        "FiniteSum": "nearly.optimize.problems.finite_sum:FiniteSum",
+        "WithRate": "nearly.optimize.problems.finite_sum:WithRate",
+        "adagrad_norm": "nearly.optimize.adaptive:adagrad_norm",
+        "adahessian": "nearly.optimize.adaptive:adahessian",
+        "adan": "nearly.optimize.adaptive:adan",
+        "momentum_polyak": "nearly.optimize.adaptive:momentum_polyak",
+        "moving_average_polyak": "nearly.optimize.adaptive:moving_average_polyak",
+        "orthogonal_gradient": "nearly.optimize.adaptive:orthogonal_gradient",
+        "stablemax_cross_entropy": "nearly.optimize.adaptive:stablemax_cross_entropy",
         "AcceleratedCubicNewton": "nearly.optimize.newton:AcceleratedCubicNewton",
         "GradientNormalizedNewton": "nearly.optimize.newton:GradientNormalizedNewton",
         "LazyCubicNewton": "nearly.optimize.newton:LazyCubicNewton",

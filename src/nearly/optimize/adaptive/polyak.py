@@ -34,7 +34,7 @@ class MomentumState(NamedTuple):
 
 
 def momentum_polyak(
-    momentum: float = 0.9, minimum: float = 0.0, largest: float = math.inf, scale: float = 1.0
+    momentum: float = 0.9, minimum: float = 0.0, largest: Any = math.inf, scale: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
     """Heavy-ball momentum with Polyak's step size.
 
@@ -63,7 +63,7 @@ def momentum_polyak(
 
 
 def moving_average_polyak(
-    momentum: float = 0.9, minimum: float = 0.0, largest: float = math.inf, scale: float = 1.0
+    momentum: float = 0.9, minimum: float = 0.0, largest: Any = math.inf, scale: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
     """A running sum of gradients with Polyak's step size; arguments as `momentum_polyak`'s."""
     _check(momentum, minimum, largest, scale)
@@ -83,14 +83,16 @@ def _init(params: PyTree) -> MomentumState:
     return MomentumState(jax.tree.map(jnp.zeros_like, params))
 
 
-def _rate(above: Any, direction: PyTree, largest: float, scale: float) -> Any:
+def _rate(above: Any, direction: PyTree, largest: Any, scale: float) -> Any:
     square = trees.tree_norm(direction, squared=True)
     safe = jnp.where(square > 0, square, 1)
     return jnp.where(square > 0, jnp.minimum(jnp.maximum(above, 0) / (scale * safe), largest), 0)
 
 
-def _check(momentum: float, minimum: float, largest: float, scale: float) -> None:
+def _check(momentum: float, minimum: float, largest: Any, scale: float) -> None:
     check_decays(momentum=momentum)
-    check_positive(largest=largest, scale=scale)
+    check_positive(scale=scale)
+    if isinstance(largest, (int, float)):  # a traced one cannot be looked at
+        check_positive(largest=largest)
     if not math.isfinite(minimum):
         raise InputError(f"minimum {minimum} must be finite: a lower bound of the loss, such as 0")

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from nearly.core.errors import InputError
 
-Rate = float | Callable[[Any], Any]
+Rate = float | Array | Callable[[Any], Any]
 
 
 def rate_at(rate: Rate, count: Any) -> Any:

@@ -1,0 +1,67 @@
+"""The optimizers as the catalogue lists them: learning rates tuned, the same trials for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from nearly.core.problem import Tuned
+from nearly.curvature import fisher
+from nearly.optimize import adaptive
+from nearly.optimize.problems.finite_sum import WithRate
+
+RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-4, 10, 11))
+"""Half-decades. Methods whose rates are in other units than Adam's need the upper end."""
+
+
+def _tuned(make: Callable[[Any], Any]) -> Tuned:
+    return Tuned(partial(WithRate, make), {"learning_rate": RATES})
+
+
+def _orthogonal_adam(rate: Any) -> optax.GradientTransformation:
+    return optax.chain(adaptive.orthogonal_gradient(), optax.adam(rate))
+
+
+def _heavy_ball(rate: Any) -> optax.GradientTransformation:
+    return optax.sgd(rate, momentum=0.9)
+
+
+def _adahessian(rate: Any) -> optax.GradientTransformationExtraArgs:
+    return adaptive.adahessian(rate, key=jax.random.key(0))
+
+
+def _mfac(rate: Any) -> optax.GradientTransformation:
+    return fisher.mfac(rate, window=64)
+
+
+def _momentum_polyak(rate: Any) -> optax.GradientTransformationExtraArgs:
+    return adaptive.momentum_polyak(largest=rate)
+
+
+def _moving_average_polyak(rate: Any) -> optax.GradientTransformationExtraArgs:
+    return adaptive.moving_average_polyak(largest=rate)
+
+
+adan = _tuned(adaptive.adan)
+adahessian = _tuned(_adahessian)
+adagrad_norm = _tuned(adaptive.adagrad_norm)
+mfac = _tuned(_mfac)
+orthogonal_adam = _tuned(_orthogonal_adam)
+momentum_polyak = _tuned(_momentum_polyak)
+moving_average_polyak = _tuned(_moving_average_polyak)
+
+sgd = _tuned(optax.sgd)
+heavy_ball = _tuned(_heavy_ball)
+adam = _tuned(optax.adam)
+nadam = _tuned(optax.nadam)
+lion = _tuned(optax.lion)
+optax_adan = _tuned(optax.adan)
+muon = _tuned(optax.contrib.muon)
+sophia = _tuned(optax.contrib.sophia)
+momo = _tuned(optax.contrib.momo)
+polyak_sgd = _tuned(optax.polyak_sgd)

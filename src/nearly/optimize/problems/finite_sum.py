@@ -1,0 +1,156 @@
+"""`FiniteSum`: minimise a mean over samples from batches of it, with optimizers of optax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+from nearly.core.errors import InputError
+from nearly.core.problem import Problem
+from nearly.core.tally import counted
+from nearly.optimize.problems.tasks import Task
+
+ORACLE = "losses"
+
+
+class WithRate(eqx.Module):
+    """An optimizer whose learning rate is an array, so that no rate is compiled for anew.
+
+    **Arguments:** `make`: learning rate -> optax transformation; `learning_rate`.
+    """
+
+    make: Callable[[Any], optax.GradientTransformation] = eqx.field(static=True)
+    learning_rate: Any
+
+    def __call__(self) -> optax.GradientTransformation:
+        return self.make(self.learning_rate)
+
+
+class Fixed(eqx.Module):
+    """An optimizer as it is."""
+
+    optimizer: Any = eqx.field(static=True)
+
+    def __call__(self) -> optax.GradientTransformation:
+        return self.optimizer
+
+
+class FiniteSum(Problem):
+    """Train by optimizer steps on batches; the dial is the number of steps.
+
+    A method (protocol `optax`) is an optax transformation, or a `WithRate`: a function from a
+    learning rate to one. `nearly.Tuned(partial(WithRate, make), {"learning_rate": rates})` is
+    tuned with all rates at once, in one program.
+
+    Each `update` is given `value`, `grad` and `value_fn` (and `obj_fn`, another name for it) of its
+    batch. Batches are drawn with replacement from the run's key, the same for every method. The
+    error is the mean loss over all training samples; beside it stand the mistakes on the test
+    samples. Work is counted in gradients of a batch (`losses vjps`); products with a Hessian come
+    on top as `losses jvps`.
+
+    **Arguments:** `task`, the model and its loss; training and test samples, NumPy arrays; `batch`
+    (0 for all samples); `steps`, the dials.
+    """
+
+    task: Task
+    inputs: np.ndarray
+    targets: np.ndarray
+    test_inputs: np.ndarray
+    test_targets: np.ndarray
+    batch: int = 64
+    steps: tuple[int, ...] = (100, 300, 1000)
+    name: str = "finite-sum"
+    dtype: str = "float32"
+    error_name: ClassVar[str] = "training loss"
+    work_name: ClassVar[str] = f"{ORACLE} vjps"
+    protocol: ClassVar[str] = "optax"
+
+    def __check_init__(self) -> None:
+        if not 0 <= self.batch <= len(self.inputs):
+            raise InputError(
+                f"batch {self.batch} must lie between 1 and the {len(self.inputs)} samples, or be "
+                "0 for all of them"
+            )
+        if not self.steps or min(self.steps) < 1:
+            raise InputError(f"steps {self.steps} must be positive numbers of optimizer steps")
+
+    def dials(self, method: Any) -> Sequence[int]:
+        return self.steps
+
+    def build(self, method: Any, dial: Any, *, key: Any) -> Any:
+        del key
+        if isinstance(method, WithRate):
+            rate = jnp.asarray(method.learning_rate, self.dtype)
+            return WithRate(method.make, rate), jnp.arange(int(dial))
+        if not isinstance(method, optax.GradientTransformation):
+            raise InputError(
+                f"a {type(method).__name__} is no optimizer: give an optax transformation, or "
+                "WithRate(make, learning_rate)"
+            )
+        return Fixed(method), jnp.arange(int(dial))
+
+    def apply(self, standin: Any, *, key: Any) -> PyTree:
+        method, steps = standin
+        optimizer = optax.with_extra_args_support(method())
+        for_start, for_batches = jax.random.split(key)
+        params, static = eqx.partition(self.task.start(for_start), eqx.is_inexact_array)
+        params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
+        inputs, targets = self._samples(self.inputs, self.targets)
+        losses = counted(self.task.losses, ORACLE)
+
+        def advance(carry: Any, index: Array) -> tuple[Any, None]:
+            params, state = carry
+            chosen = self._chosen(jax.random.fold_in(for_batches, index))
+
+            def value_fn(candidate: PyTree, *_: Any, **__: Any) -> Any:
+                model = eqx.combine(candidate, static)
+                return jnp.mean(losses(model, inputs[chosen], targets[chosen]))
+
+            value, grad = jax.value_and_grad(value_fn)(params)
+            updates, state = optimizer.update(
+                grad, state, params, value=value, grad=grad, value_fn=value_fn, obj_fn=value_fn
+            )
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(advance, (params, optimizer.init(params)), steps)[0][0]
+
+    def trials(self, methods: Sequence[Any], dial: Any, *, key: Any) -> Sequence[float] | None:
+        """Runs learning rates side by side in one compiled program."""
+        if not all(isinstance(m, WithRate) and m.make is methods[0].make for m in methods):
+            return None
+        steps = jnp.arange(int(dial))
+        rates = jnp.asarray([m.learning_rate for m in methods], self.dtype)
+
+        def run(rate: Array) -> PyTree:
+            return self.apply((WithRate(methods[0].make, rate), steps), key=key)
+
+        found = jax.device_get(jax.jit(jax.vmap(run))(rates))
+        each = [jax.tree.map(lambda leaf: leaf[i], found) for i in range(len(methods))]  # noqa: B023
+        return [self.errors(value)[self.error_name] for value in each]
+
+    def errors(self, value: PyTree) -> Mapping[str, float]:
+        like = eqx.filter_eval_shape(self.task.start, jax.random.key(0))
+        static = eqx.partition(like, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))[1]
+        model = eqx.combine(jax.tree.map(jnp.asarray, value), static)
+        train = self.task.losses(model, *self._samples(self.inputs, self.targets))
+        test = self._samples(self.test_inputs, self.test_targets)
+        return {
+            "training loss": float(np.mean(np.asarray(train, np.float64))),
+            "test mistakes": float(self.task.mistakes(model, *test)),
+        }
+
+    def _samples(self, inputs: Any, targets: Any) -> tuple[Array, Array]:
+        whole = np.issubdtype(targets.dtype, np.integer)
+        return jnp.asarray(inputs, self.dtype), jnp.asarray(targets, None if whole else self.dtype)
+
+    def _chosen(self, key: Any) -> Array:
+        if self.batch == 0:
+            return jnp.arange(len(self.inputs))
+        return jax.random.randint(key, (self.batch,), 0, len(self.inputs))
