@@ -33,6 +33,8 @@ from nearly.pde.problems.evolution import Burgers, Heat
 SEEDS = (0, 1, 2)
 STEPS = (10, 20, 40)
 NARROW = TangentProjection(subsets=(128, 128))  # fewer parameters than points, as in the paper
+STABLE_STEPS = (20, 28, 40)
+THOROUGH = TangentProjection(iterations=(9, 7), subsets=(224, 224))
 
 
 def _error(equation: InitialValueProblem, values: Callable[[Any], Any]) -> float:
@@ -52,14 +54,14 @@ def _marched(method: Marching, space: Manifold, start: Any, steps: int, key: Any
     return _error(space.equation, space.at_points(after))
 
 
-@lru_cache
-def _heun_errors(seed: int) -> tuple[float, ...]:
-    """On Burgers' equation to t = 0.2, for each number of steps, from one and the same start."""
+def _heun_order(seed: int, projection: TangentProjection, steps: tuple[int, ...]) -> float:
+    """On Burgers' equation to t = 0.2, from one and the same start for each number of steps."""
     with jax.enable_x64(True):
         equation, key = Burgers(duration=0.2), jax.random.key(seed)
-        method = Marching(Heun(NARROW), points=256)
+        method = Marching(Heun(projection), points=256)
         space, start, _ = method.start(equation, key)
-        return tuple(_marched(method, space, start, n, key) for n in STEPS)
+        errors = [_marched(method, space, start, n, key) for n in steps]
+    return float(np.polyfit(np.log(1 / np.array(steps)), np.log(errors), 1)[0])
 
 
 @claim(
@@ -77,8 +79,26 @@ def _heun_errors(seed: int) -> tuple[float, ...]:
     ),
 )
 def heun_order() -> list[float]:
-    sizes = np.log(1 / np.array(STEPS))
-    return [float(np.polyfit(sizes, np.log(_heun_errors(s)), 1)[0]) for s in SEEDS]
+    return [_heun_order(seed, NARROW, STEPS) for seed in SEEDS]
+
+
+# Added after the claim above had been measured: its coarsest step is unstable for some networks,
+# and its projections end near 1e-5, where the finer steps' errors lie. Settings from another key.
+@claim(
+    "teng",
+    "heun-is-of-second-order-projected-thoroughly",
+    cost="slow",
+    expected=Expected(
+        "order in the time step of TENG-Heun's relative L2 error, Burgers' equation, nu = 0.1, "
+        "t = 0.2, steps of 0.01, 0.00714 and 0.005, 9 and 7 projections of 224 parameters",
+        "within",
+        (1.8, 2.2),
+        "derived: Heun's method is of second order, and projections to rounding keep that",
+        scaled="one dimension, 256 points, 881 parameters, t = 0.2 instead of 4",
+    ),
+)
+def heun_order_projected_thoroughly() -> list[float]:
+    return [_heun_order(seed, THOROUGH, STABLE_STEPS) for seed in SEEDS]
 
 
 @claim(
