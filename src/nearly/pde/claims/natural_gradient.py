@@ -184,6 +184,9 @@ SMALL = "heat equation, t = 1, 25 steps, 16 x 16 points, a network of 865 parame
         BEATS,
         scaled=SMALL,
     ),
+    limits="diffusion asks little of a tangent space: in 25 steps of the fourth order the "
+    "variational principle ends at 2.7e-5 (first seed), TENG-Heun at 8e-5, the fit of the "
+    "first field being off by 1.2e-5",
 )
 def over_variational() -> list[float]:
     return [_peer_errors(s)["tdvp"] / _peer_errors(s)["teng"] for s in SEEDS]
