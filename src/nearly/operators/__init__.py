@@ -25,8 +25,13 @@ PROBLEMS: dict[str, Problem] = {
     "poisson": _instance("poisson"),
 }
 
-# Maps that run unasked only on grids of these dimensions: where they train in seconds.
-DIMENSIONS: dict[str, tuple[int, ...]] = {"lsm": (), "mgno": (2,)}
+# What runs unasked only on grids of these dimensions: where it trains in seconds.
+DIMENSIONS: dict[str, tuple[int, ...]] = {
+    "lsm": (),
+    "mgno": (2,),
+    "pde-refiner": (1,),
+    "scot-stepper": (2,),
+}
 
 
 def _map(
@@ -74,7 +79,7 @@ METHODS: dict[str, Method] = {
     "neuralstagger": _stepper("stagger:neural_stagger", "neuralstagger", default=False),
     "pde-refiner": _stepper("refiner:pde_refiner", "pde-refiner"),
     "persistence": _stepper("baselines:persistence", source="peer"),
-    "scot-stepper": _stepper("transfer:scot_stepper", "poseidon", default=False),
+    "scot-stepper": _stepper("transfer:scot_stepper", "poseidon"),
     "unet-stepper": _stepper("baselines:unet_stepper", source="peer"),
     # where batches come from: (simulation, loss, *, batch, key) -> arguments of fit
     "stored-set": _source("stored_set"),

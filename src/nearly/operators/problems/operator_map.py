@@ -77,11 +77,7 @@ class OperatorMap(Problem):
 
     def methods(self) -> Mapping[str, catalogue.Method]:
         """The catalogue; by default those that are at home on grids of this dimension."""
-        dims = self.family.grid.dims
-        return {
-            name: replace(line, default=line.default and dims in DIMENSIONS.get(name, (dims,)))
-            for name, line in super().methods().items()
-        }
+        return at_home(super().methods(), self.family.grid.dims)
 
     def rival(self) -> str:
         return RIVAL
@@ -142,6 +138,22 @@ class OperatorMap(Problem):
         return {"parameters": parameter_count(standin)}
 
 
+def at_home(lines: Mapping[str, catalogue.Method], dims: int) -> dict[str, catalogue.Method]:
+    """The lines, those that train for minutes on grids of so many dimensions not by default."""
+    return {
+        name: replace(line, default=line.default and dims in DIMENSIONS.get(name, (dims,)))
+        for name, line in lines.items()
+    }
+
+
+def sample_counts(samples: int, dims: int) -> tuple[int, ...]:
+    """The dials of learned methods: an eighth of the samples and all; all alone in the plane.
+
+    A comparison is to end in minutes, and in the plane a training takes half of one.
+    """
+    return (samples,) if dims > 1 else tuple(dict.fromkeys((max(samples // 8, 1), samples)))
+
+
 def predict(standin: Any, data: Pairs) -> Any:
     """The stand-in's output fields for all inputs of the data, `[samples, channels, *grid]`."""
     if isinstance(standin, CoarseMap):
@@ -199,7 +211,7 @@ def operator_map(
     """The problem of a family: its data are solved for, or taken from the store's folder.
 
     **Arguments:** `resolution`: points along each axis. `samples`: labelled samples for training;
-    learned methods run on an eighth of them and on all. `tests`: held-out ones.
+    learned methods run on all of them, in 1-D on an eighth too. `tests`: held-out ones.
     """
     training, held_out = (jax.random.key(seed) for seed in (TRAINING_SEED, TEST_SEED))
     finer = 2 * resolution if 2 * resolution <= family.reference else None
@@ -208,7 +220,7 @@ def operator_map(
         training=family.pairs(training, samples, resolution),
         tests=family.pairs(held_out, tests, resolution),
         finer=None if finer is None else family.pairs(held_out, tests, finer),
-        counts=tuple(dict.fromkeys((max(samples // 8, 1), samples))),
+        counts=sample_counts(samples, family.grid.dims),
         resolution=resolution,
         uncertainty=float(f"{family.uncertainty(held_out, resolution):.2g}"),
         equation=described(family),

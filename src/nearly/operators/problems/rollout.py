@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nearly.core import catalogue
 from nearly.core.errors import InputError
 from nearly.core.measure import stopwatch
 from nearly.core.problem import Problem
@@ -19,10 +20,12 @@ from nearly.operators.family import Evolution
 from nearly.operators.problems.operator_map import (
     TEST_SEED,
     TRAINING_SEED,
+    at_home,
     check_builder,
     check_module,
     count_labels,
     described,
+    sample_counts,
 )
 from nearly.operators.training import parameter_count
 from nearly.pde.metrics import correlation_time, divergence_time, rollout_error
@@ -74,6 +77,10 @@ class Rollout(Problem):
                 f"trajectory counts {self.counts} must lie between 1 and the "
                 f"{len(self.training)} training trajectories"
             )
+
+    def methods(self) -> Mapping[str, catalogue.Method]:
+        """The catalogue; by default those that are at home on grids of this dimension."""
+        return at_home(super().methods(), self.family.grid.dims)
 
     def rival(self) -> str:
         return RIVAL
@@ -180,14 +187,14 @@ def rollout_problem(
     """The problem of a family: its data are solved for, or taken from the store's folder.
 
     **Arguments:** `samples`: labelled trajectories of `train_frames` states; learned methods run on
-    an eighth of them and on all. `tests`: held-out ones, of `frames` steps.
+    all of them, in 1-D on an eighth too. `tests`: held-out ones, of `frames` steps.
     """
     training, held_out = (jax.random.key(seed) for seed in (TRAINING_SEED, TEST_SEED))
     return Rollout(
         family=family,
         training=family.trajectories(training, samples, resolution, train_frames),
         tests=family.trajectories(held_out, tests, resolution, frames + 1),
-        counts=tuple(dict.fromkeys((max(samples // 8, 1), samples))),
+        counts=sample_counts(samples, family.grid.dims),
         resolution=resolution,
         uncertainty=float(f"{family.uncertainty(held_out, resolution):.2g}"),
         equation=described(family),
