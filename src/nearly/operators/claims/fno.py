@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nearly.core.claim import Expected, claim
+from nearly.core.claim import Expected, Inconclusive, claim
 from nearly.core.measure import stopwatch
 from nearly.operators import families
 from nearly.operators.baselines import CoarseMap, pca_ridge
@@ -251,6 +251,7 @@ def speed_up_darcy() -> list[float]:
     ),
 )
 def darcy_85() -> list[float]:
+    _needs_gpu("25,000 steps on 85 x 85 cells, for each seed")
     family = families.darcy(reference=170)
     settings = TrainedFNO(
         modes=12,
@@ -284,6 +285,7 @@ def darcy_85() -> list[float]:
     ),
 )
 def navier_stokes() -> list[float]:
+    _needs_gpu("1,000 trajectories of 50 frames, a network in three dimensions")
     family = families.navier_stokes_2d(1e-3, frames=50)
 
     def pairs(key: Any, count: int) -> Pairs:
