@@ -242,6 +242,11 @@ def speed_up_darcy() -> list[float]:
 # ---- the paper's own instances
 
 
+def _needs_gpu(why: str) -> None:
+    if jax.default_backend() == "cpu":
+        raise Inconclusive(f"needs a GPU: {why}")
+
+
 @claim(
     PAPER,
     "learns-darcy-on-85-cells-as-published",
