@@ -336,6 +336,8 @@ def _slope_with_noise(seed: int, steps: int = 1000) -> float:
         "derived: the bill of a method without constants should not exceed a quasi-Newton one's",
         scaled="30 problems of 2 to 200 unknowns, float64",
     ),
+    limits="a Hessian by differentiation is a gradient for each unknown, 2 to 200 of them here; "
+    "where it comes cheaper the steps decide, and those are fewer",
 )
 def fewer_gradients_than_bfgs() -> float:
     return float(np.median(shares(GradientNormalizedNewton(*ANY), optx.BFGS(*ANY), "f vjps", 1e-8)))
