@@ -64,7 +64,7 @@ MINIMISERS = catalogue.methods("minimisers")
 
 @pytest.mark.parametrize("name", MINIMISERS)
 def test_every_catalogued_minimiser_gets_better_with_its_dial(name):
-    problem = nearly.problem("classic-minimum", function="beale")
+    problem = nearly.problem("classic-minimum", function="variably-dimensioned")  # convex
     method = load(MINIMISERS[name].target)
 
     def run(dial):
