@@ -9,7 +9,7 @@
 
 The decays are written as those of Adam are: `b2 = 0.92` keeps 92 percent. The paper writes 1 - b.
 
-`optax.contrib.adan` (0.2.8) is another method: it weights the difference by `1 - b2 = 0.08` in both
+`optax.adan` (0.2.8) is another method: it weights the difference by `1 - b2 = 0.08` in both
 places where the paper and its authors' code have 0.92, adds 1e-8 inside the root, and decays the
 weights as AdamW does. Neither is better everywhere; ours is the published one.
 """
