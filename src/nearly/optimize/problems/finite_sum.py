@@ -15,9 +15,10 @@ from jaxtyping import Array, PyTree
 from nearly.core.errors import InputError
 from nearly.core.problem import Problem
 from nearly.core.tally import counted
-from nearly.optimize.problems.tasks import Task
+from nearly.optimize.problems.tasks import TargetTask, Task
 
 ORACLE = "losses"
+MODEL = "model"
 
 
 class WithRate(eqx.Module):
@@ -42,6 +43,50 @@ class Fixed(eqx.Module):
         return self.optimizer
 
 
+class _Oracle:
+    """What a task tells of a batch, each loss and each pass of a model counted."""
+
+    def __init__(self, task: Task, static: PyTree) -> None:
+        self.task, self.static = task, static
+
+    def __call__(self, params: PyTree, inputs: Array, targets: Array) -> tuple[PyTree, Any]:
+        """The gradient, and the further arguments of an optimizer's update."""
+        if isinstance(self.task, TargetTask):
+            return self._apart(self.task, params, inputs, targets)
+        losses = counted(self.task.losses, ORACLE)
+
+        def value_fn(candidate: PyTree, *_: Any, **__: Any) -> Any:
+            return jnp.mean(losses(eqx.combine(candidate, self.static), inputs, targets))
+
+        value, grad = jax.value_and_grad(value_fn)(params)
+        return grad, {"value": value, "value_fn": value_fn, "obj_fn": value_fn}
+
+    def _apart(self, task: TargetTask, params: PyTree, inputs: Any, targets: Any) -> Any:
+        losses, model = counted(task.losses_of, ORACLE), counted(task.outputs, MODEL)
+
+        def model_fn(candidate: PyTree) -> Any:
+            return model(eqx.combine(candidate, self.static), inputs)
+
+        def loss_fn(outputs: Any) -> Any:
+            return jnp.mean(losses(outputs, targets))
+
+        def value_fn(candidate: PyTree, *_: Any, **__: Any) -> Any:
+            return loss_fn(model_fn(candidate))
+
+        outputs, pull = jax.vjp(model_fn, params)
+        value, output_grad = jax.value_and_grad(loss_fn)(outputs)
+        (grad,) = pull(output_grad)
+        return grad, {
+            "value": value,
+            "value_fn": value_fn,
+            "obj_fn": value_fn,
+            "model_fn": model_fn,
+            "loss_fn": loss_fn,
+            "outputs": outputs,
+            "output_grad": output_grad,
+        }
+
+
 class FiniteSum(Problem):
     """Train by optimizer steps on batches; the dial is the number of steps.
 
@@ -50,10 +95,13 @@ class FiniteSum(Problem):
     tuned with all rates at once, in one program.
 
     Each `update` is given `value`, `grad` and `value_fn` (and `obj_fn`, another name for it) of its
-    batch. Batches are drawn with replacement from the run's key, the same for every method. The
+    batch; where the task is a `TargetTask` also `model_fn` (parameters -> outputs), `loss_fn`
+    (outputs -> loss), the `outputs` at the parameters and `output_grad`, the loss's gradient there.
+    Batches are drawn with replacement from the run's key, the same for every method. The
     error is the mean loss over all training samples; beside it stand the mistakes on the test
     samples. Work is counted in gradients of a batch (`losses vjps`); products with a Hessian come
-    on top as `losses jvps`.
+    on top as `losses jvps`. A `TargetTask`'s model is billed apart, as `model` and `model vjps`:
+    the same number, but for methods that step in the space of outputs.
 
     **Arguments:** `task`, the model and its loss; training and test samples, NumPy arrays; `batch`
     (0 for all samples); `steps`, the dials.
@@ -103,20 +151,13 @@ class FiniteSum(Problem):
         params, static = eqx.partition(self.task.start(for_start), eqx.is_inexact_array)
         params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
         inputs, targets = self._samples(self.inputs, self.targets)
-        losses = counted(self.task.losses, ORACLE)
+        oracle = _Oracle(self.task, static)
 
         def advance(carry: Any, index: Array) -> tuple[Any, None]:
             params, state = carry
             chosen = self._chosen(jax.random.fold_in(for_batches, index))
-
-            def value_fn(candidate: PyTree, *_: Any, **__: Any) -> Any:
-                model = eqx.combine(candidate, static)
-                return jnp.mean(losses(model, inputs[chosen], targets[chosen]))
-
-            value, grad = jax.value_and_grad(value_fn)(params)
-            updates, state = optimizer.update(
-                grad, state, params, value=value, grad=grad, value_fn=value_fn, obj_fn=value_fn
-            )
+            grad, extra = oracle(params, inputs[chosen], targets[chosen])
+            updates, state = optimizer.update(grad, state, params, grad=grad, **extra)
             return (optax.apply_updates(params, updates), state), None
 
         return jax.lax.scan(advance, (params, optimizer.init(params)), steps)[0][0]

@@ -32,7 +32,28 @@ class Task(eqx.Module):
         return jnp.mean(self.losses(params, inputs, targets))
 
 
-class _Network(Task):
+class TargetTask(Task):
+    """A task that tells its model from its loss, for methods that step in the space of outputs.
+
+    On the bill the two stand apart: `losses`, what is dear, and `model`, what is cheap.
+    """
+
+    @abc.abstractmethod
+    def outputs(self, params: PyTree, inputs: Array) -> Float[Array, "batch ..."]:
+        """What the model says of each sample."""
+
+    @abc.abstractmethod
+    def losses_of(
+        self, outputs: Float[Array, "batch ..."], targets: Array
+    ) -> Float[Array, " batch"]:
+        """The loss of each sample's output."""
+
+    def losses(self, params: PyTree, inputs: Array, targets: Array) -> Float[Array, " batch"]:
+        """The loss of each sample."""
+        return self.losses_of(self.outputs(params, inputs), targets)
+
+
+class _Network(TargetTask):
     """A tanh network of layer sizes, inputs first; none hidden is a linear model."""
 
     sizes: tuple[int, ...] = eqx.field(static=True)
@@ -40,26 +61,32 @@ class _Network(Task):
     def start(self, key: Any) -> PyTree:
         return architectures.mlp(self.sizes, key, jnp.tanh, TANH_GAIN)
 
+    def outputs(self, params: PyTree, inputs: Array) -> Float[Array, "batch outputs"]:
+        return jax.vmap(params)(inputs)
+
 
 class Classifier(_Network):
     """Cross-entropy of labels; mistakes are the share of wrong ones."""
 
-    def losses(self, params: PyTree, inputs: Array, targets: Array) -> Float[Array, " batch"]:
-        logits = jax.vmap(params)(inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    def losses_of(
+        self, outputs: Float[Array, "batch ..."], targets: Array
+    ) -> Float[Array, " batch"]:
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
     def mistakes(self, params: PyTree, inputs: Array, targets: Array) -> Float[Array, ""]:
-        return jnp.mean(jnp.argmax(jax.vmap(params)(inputs), axis=1) != targets)
+        return jnp.mean(jnp.argmax(self.outputs(params, inputs), axis=1) != targets)
 
 
 class Reconstruction(_Network):
     """Mean squared error of each sample, over the entries of its target."""
 
-    def losses(self, params: PyTree, inputs: Array, targets: Array) -> Float[Array, " batch"]:
-        return jnp.mean((jax.vmap(params)(inputs) - targets) ** 2, axis=1)
+    def losses_of(
+        self, outputs: Float[Array, "batch ..."], targets: Array
+    ) -> Float[Array, " batch"]:
+        return jnp.mean((outputs - targets) ** 2, axis=1)
 
 
-class LinearRegression(Task):
+class LinearRegression(TargetTask):
     """Half the squared error of a linear model, from zero."""
 
     size: int = eqx.field(static=True)
@@ -68,5 +95,10 @@ class LinearRegression(Task):
         del key
         return jnp.zeros(self.size)
 
-    def losses(self, params: PyTree, inputs: Array, targets: Array) -> Float[Array, " batch"]:
-        return (inputs @ params - targets) ** 2 / 2
+    def outputs(self, params: PyTree, inputs: Array) -> Float[Array, " batch"]:
+        return inputs @ params
+
+    def losses_of(
+        self, outputs: Float[Array, "batch ..."], targets: Array
+    ) -> Float[Array, " batch"]:
+        return (outputs - targets) ** 2 / 2
