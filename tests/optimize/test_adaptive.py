@@ -202,6 +202,69 @@ def test_polyaks_step_reaches_the_minimum_of_a_parabola_in_one_step():
         np.testing.assert_allclose(updates, -0.1 * grad, rtol=1e-6)
 
 
+def test_a_gradient_along_its_tensor_leaves_nothing_but_rounding():
+    transform = adaptive.orthogonal_gradient()
+    w = {"one": jnp.asarray([0.3]), "many": jax.random.normal(KEY, (50,))}
+    found, _ = transform.update(jax.tree.map(lambda x: -1.7 * x, w), transform.init(w), w)
+    np.testing.assert_array_equal(found["one"], 0)
+    np.testing.assert_array_equal(found["many"], 0)
+
+
+def test_averages_decay_in_half_precision():
+    """After a gradient of 100, 2000 of 1: in bfloat16 0.999 would be 1 and forget nothing."""
+    curvature = jnp.asarray([1.0], jnp.bfloat16)
+    optimizer = adaptive.adahessian(1.0, b1=0.0, eps=0.0, key=KEY)
+
+    def step(state, scale):
+        def value(p):
+            return jnp.sum(scale * p**2) / 2
+
+        updates, state = optimizer.update(curvature, state, curvature, value_fn=value)
+        return state, updates
+
+    scales = jnp.concatenate([jnp.full(1, 100.0), jnp.ones(2000)]).astype(jnp.bfloat16)
+    _, updates = jax.lax.scan(step, optimizer.init(curvature), scales)
+    expected = 1 / np.sqrt((0.001 * 0.999**2000 * 1e4 + 1 - 0.999**2000) / (1 - 0.999**2001))
+    assert updates.dtype == jnp.bfloat16
+    np.testing.assert_allclose(-updates[-1].astype("float32"), expected, rtol=0.01)
+
+
+MODELLED = {"heavy ball": adaptive.momentum_polyak, "average": adaptive.moving_average_polyak}
+
+
+@pytest.mark.parametrize("name", MODELLED)
+@pytest.mark.parametrize("largest", [0.05, 2.0])
+def test_without_momentum_it_is_momo(name, largest):
+    with jax.enable_x64(True):
+        x, value = jnp.asarray([1.0, -2.0, 0.5]), 1.3
+        g = jnp.asarray([0.3, -1.0, 2.0])
+        ours = MODELLED[name](0.0, 0.2, largest)
+        theirs = optax.contrib.momo(largest, beta=0.0, lower_bound=0.2)
+        found, _ = ours.update(g, ours.init(x), x, value=value)
+        expected, _ = theirs.update(g, theirs.init(x), x, value=jnp.asarray(value))
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", MODELLED)
+@pytest.mark.parametrize("largest", [0.05, 0.8])
+def test_the_step_minimises_the_model_with_its_decay(name, largest):
+    with jax.enable_x64(True):
+        x, memory = jnp.asarray([1.0, -2.0]), jnp.asarray([-0.3, 0.2])
+        g, value, decay = jnp.asarray([0.4, -1.0]), 0.6, 0.3
+        optimizer = MODELLED[name](0.5, 0.0, largest, weight_decay=decay)
+        state = optimizer.init(x)._replace(memory=memory)
+        found = x + optimizer.update(g, state, x, value=value)[0]
+        heavy = name == "heavy ball"
+        centre, slope = (x + 0.5 * memory, g) if heavy else (x, g + 0.5 * memory)
+
+        def model(y):
+            cut = jnp.maximum(value + slope @ (y - x), 0)
+            return cut + jnp.sum((y - centre) ** 2) / (2 * largest) + decay * jnp.sum(y**2) / 2
+
+        around = found + 1e-3 * jax.random.normal(KEY, (200, 2), "float64")
+        assert jnp.min(jax.vmap(model)(around)) > model(found)
+
+
 def test_polyaks_momentum_never_steps_backwards():
     optimizer = adaptive.momentum_polyak(0.9)
     state = optimizer.init(jnp.zeros(1))._replace(memory=jnp.asarray([-100.0]))
@@ -220,6 +283,7 @@ def test_polyaks_momentum_never_steps_backwards():
         (lambda: adaptive.momentum_polyak(1.0), "momentum 1.0"),
         (lambda: adaptive.moving_average_polyak(minimum=-np.inf), "minimum -inf"),
         (lambda: adaptive.momentum_polyak(largest=0.0), "largest 0.0"),
+        (lambda: adaptive.momentum_polyak(weight_decay=0.1), "finite largest"),
     ],
 )
 def test_bad_settings_are_named(make, words):

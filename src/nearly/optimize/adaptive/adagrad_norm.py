@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from nearly.optimize.adaptive.settings import Rate, check_not_negative
+from nearly.optimize.adaptive.settings import (
+    Rate,
+    check_not_negative,
+    inner,
+    narrowed,
+    widened,
+)
 
 
 class AdaGradNormState(NamedTuple):
@@ -41,12 +47,11 @@ def scale_by_adagrad_norm(offset: float = 1e-8) -> optax.GradientTransformation:
         updates: PyTree, state: AdaGradNormState, params: Any = None
     ) -> tuple[PyTree, AdaGradNormState]:
         del params
-        kind = state.total.dtype
-        squares = (jnp.sum(jnp.square(g.astype(kind))) for g in jax.tree.leaves(updates))
-        total = state.total + sum(squares)
+        total = state.total + inner(updates, updates).astype(state.total.dtype)
         root = jnp.sqrt(offset**2 + total)
         safe = jnp.where(root > 0, root, 1)
-        return jax.tree.map(lambda g: g / safe.astype(g.dtype), updates), AdaGradNormState(total)
+        scaled = jax.tree.map(lambda g: g / safe, widened(updates))
+        return narrowed(scaled, updates), AdaGradNormState(total)
 
     return optax.GradientTransformation(init, cast("Any", update))
 

@@ -22,10 +22,13 @@ from optax import tree_utils as trees
 from nearly.core.errors import InputError
 from nearly.optimize.adaptive.settings import (
     Rate,
+    averaged,
     check_decays,
     check_not_negative,
     correction,
+    narrowed,
     needs_params,
+    widened,
 )
 
 Average = Callable[[Array], Array]
@@ -81,7 +84,8 @@ def scale_by_adahessian(
 
     `update` needs the parameters and `value_fn`: parameters -> loss, on the batch (and with the
     dropout key) of the gradient. Raises `InputError` for values out of range. Costs a product with
-    the Hessian, about two gradients, every `every` steps; two copies of the parameters.
+    the Hessian, about two gradients, every `every` steps; two copies of the parameters in float32
+    or better.
     """
     check_decays(b1=b1, b2=b2)
     check_not_negative(eps=eps)
@@ -91,8 +95,8 @@ def scale_by_adahessian(
         raise InputError(f"every {every} must be at least 1 step")
 
     def init(params: PyTree) -> AdaHessianState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return AdaHessianState(jnp.zeros((), jnp.int32), zeros, zeros, key)
+        mean, square = (widened(jax.tree.map(jnp.zeros_like, params)) for _ in range(2))
+        return AdaHessianState(jnp.zeros((), jnp.int32), mean, square, key)
 
     def update(
         updates: PyTree,
@@ -107,19 +111,19 @@ def scale_by_adahessian(
         next_key, own = jax.random.split(state.key)
 
         def look() -> PyTree:
-            found = hessian_diagonal(value_fn, params, own)
+            found = widened(hessian_diagonal(value_fn, params, own))
             sizes = jax.tree.map(lambda h: average(jnp.abs(h)) ** 2, found)
-            return jax.tree.map(lambda v, d: b2 * v + (1 - b2) * d, state.square, sizes)
+            return averaged(b2, state.square, sizes)
 
         square = jax.lax.cond(state.steps % every == 0, look, lambda: state.square)
-        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, updates)
+        mean = averaged(b1, state.mean, widened(updates))
         looks = state.steps // every + 1
 
         def direction(m: Array, v: Array) -> Array:
             first, second = correction(b1, state.steps + 1, m), correction(b2, looks, v)
             return m / first / ((v / second) ** (power / 2) + eps)
 
-        found = jax.tree.map(direction, mean, square)
+        found = narrowed(jax.tree.map(direction, mean, square), updates)
         return found, AdaHessianState(state.steps + 1, mean, square, next_key)
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))

@@ -25,11 +25,14 @@ from jaxtyping import Array, Int, PyTree
 
 from nearly.optimize.adaptive.settings import (
     Rate,
+    averaged,
     check_decays,
     check_not_negative,
     correction,
+    narrowed,
     needs_params,
     rate_at,
+    widened,
 )
 
 
@@ -51,15 +54,16 @@ def scale_by_adan(
     **Arguments:** `b1`, `b2`, `b3` in [0, 1), the shares kept of the mean, of the difference and of
     the square; `eps`, beside the root.
 
-    Raises `InputError` for values out of range. Costs O(parameters) time and four copies of them.
-    Paper: `adan`.
+    Raises `InputError` for values out of range. Costs O(parameters) time and four copies of them,
+    three in float32 or better. Paper: `adan`.
     """
     check_decays(b1=b1, b2=b2, b3=b3)
     check_not_negative(eps=eps)
 
     def init(params: PyTree) -> AdanState:
-        zeros = (jax.tree.map(jnp.zeros_like, params) for _ in range(4))
-        return AdanState(jnp.zeros((), jnp.int32), *zeros)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        mean, difference, square = (widened(zeros) for _ in range(3))
+        return AdanState(jnp.zeros((), jnp.int32), mean, difference, square, zeros)
 
     def update(updates: PyTree, state: AdanState, params: Any = None) -> tuple[PyTree, AdanState]:
         del params
@@ -68,19 +72,20 @@ def scale_by_adan(
         def difference(g: Array, before: Array) -> Array:
             return jnp.where(count > 1, g - before, 0)
 
-        change = jax.tree.map(difference, updates, state.before)
-        mean = _average(b1, state.mean, updates)
-        drift = _average(b2, state.difference, change)
-        look = jax.tree.map(lambda g, d: (g + b2 * d) ** 2, updates, change)
-        square = _average(b3, state.square, look)
+        gradient = widened(updates)
+        change = jax.tree.map(difference, gradient, widened(state.before))
+        mean = averaged(b1, state.mean, gradient)
+        drift = averaged(b2, state.difference, change)
+        look = jax.tree.map(lambda g, d: (g + b2 * d) ** 2, gradient, change)
+        square = averaged(b3, state.square, look)
 
         def direction(m: Array, v: Array, n: Array) -> Array:
             correct = [correction(b, count, m) for b in (b1, b2, b3)]
             ahead = m / correct[0] + b2 * v / correct[1]
             return ahead / (jnp.sqrt(n / correct[2]) + eps)
 
-        found = jax.tree.map(direction, mean, drift, square)
-        return found, AdanState(count, mean, drift, square, updates)
+        found = narrowed(jax.tree.map(direction, mean, drift, square), updates)
+        return found, AdanState(count, mean, drift, square, narrowed(updates, state.before))
 
     return optax.GradientTransformation(init, cast("Any", update))
 
@@ -99,6 +104,8 @@ def adan(
     which divides the new parameters by `1 + learning_rate weight_decay` (needs them in `update`).
 
     Advice: the authors train with larger rates than Adam's (5 to 10 times) and `weight_decay=0.02`.
+    Their variant without the proximal step (`no_prox`) is `optax.chain(scale_by_adan(),
+    optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))`.
     """
     check_not_negative(weight_decay=weight_decay)
     return optax.chain(scale_by_adan(b1, b2, b3, eps), _proximal_step(learning_rate, weight_decay))
@@ -127,7 +134,3 @@ def _proximal_step(learning_rate: Rate, decay: float) -> optax.GradientTransform
         return jax.tree.map(decayed, updates, params), count + 1
 
     return optax.GradientTransformation(init, cast("Any", update))
-
-
-def _average(kept: float, old: PyTree, new: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, old, new)

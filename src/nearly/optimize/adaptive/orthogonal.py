@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from nearly.optimize.adaptive.settings import needs_params
 
 _TINY = 1e-30
+_ROUNDING = 8  # units in the last place of the gradient, below which a remainder is no direction
 
 
 def orthogonal_gradient() -> optax.GradientTransformation:
@@ -25,7 +26,8 @@ def orthogonal_gradient() -> optax.GradientTransformation:
 
     Put it first in an `optax.chain`; `update` needs the parameters. A tensor that is zero keeps its
     gradient. Costs O(parameters) time, no memory. As in the paper's code, biases are treated like
-    weights; unlike it, norms are accumulated in float32 or better.
+    weights; unlike it, norms are accumulated in float32 or better, and a gradient along its tensor
+    (always so for a single number) gives 0 where the code would blow rounding up to the full norm.
     """
 
     def init(params: PyTree) -> optax.EmptyState:
@@ -44,8 +46,9 @@ def _orthogonal(g: Array, w: Array) -> Array:
     gradient, weights = g.astype(kind), w.astype(kind)
     share = jnp.sum(weights * gradient) / (jnp.sum(weights**2) + _TINY)
     across = gradient - share * weights
-    size = jnp.sqrt(jnp.sum(gradient**2))
-    return (across * size / (jnp.sqrt(jnp.sum(across**2)) + _TINY)).astype(g.dtype)
+    size, left = jnp.sqrt(jnp.sum(gradient**2)), jnp.sqrt(jnp.sum(across**2))
+    noise = _ROUNDING * jnp.finfo(kind).eps * size
+    return jnp.where(left > noise, across * size / (left + _TINY), 0).astype(g.dtype)
 
 
 def stablemax_cross_entropy(

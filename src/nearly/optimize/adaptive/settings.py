@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, PyTree
 
 from nearly.core.errors import InputError
 
@@ -18,13 +19,33 @@ def rate_at(rate: Rate, count: Any) -> Any:
     return rate(count) if callable(rate) else rate
 
 
-def correction(kept: float, steps: Array, like: Array) -> Array:
-    """`1 - kept^steps`, the bias of a moving average, in float32 or better before it is rounded.
+def widened(tree: PyTree) -> PyTree:
+    """The arrays in float32 or better, as statistics are kept.
 
-    In bfloat16 0.999 is 1: the bias would be 0 and its quotient infinite.
+    In bfloat16 0.999 is 1: a moving average would be a sum, its bias 0.
     """
-    kind = jnp.result_type(like, jnp.float32)
-    return (1 - kept ** steps.astype(kind)).astype(like.dtype)
+    return jax.tree.map(lambda x: x.astype(jnp.result_type(x, jnp.float32)), tree)
+
+
+def narrowed(tree: PyTree, like: PyTree) -> PyTree:
+    """The arrays in the precision of those of another tree."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+
+def averaged(kept: float, old: PyTree, new: PyTree) -> PyTree:
+    """One step of an exponential moving average."""
+    return jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, old, new)
+
+
+def correction(kept: float, steps: Array, like: Array) -> Array:
+    """`1 - kept^steps`, the bias of a moving average."""
+    return 1 - kept ** steps.astype(like.dtype)
+
+
+def inner(first: PyTree, second: PyTree) -> Float[Array, ""]:
+    """The inner product of two trees, accumulated in float32 or better."""
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), widened(first), widened(second))
+    return jnp.asarray(sum(jax.tree.leaves(products)))
 
 
 def check_decays(**values: float) -> None:
