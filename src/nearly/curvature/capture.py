@@ -34,7 +34,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from nearly.core.errors import InputError
-from nearly.curvature.layers import LinearMap, is_layer, linear_map
+from nearly.curvature.layers import LinearMap, linear_map
+from nearly.curvature.named_layers import Layers, flatten_layers, known_layers, named_layers
+from nearly.curvature.named_layers import layer_names as layer_names
+from nearly.curvature.named_layers import uncovered as uncovered
 
 Predict = Callable[[Any, Any], Any]
 
@@ -56,14 +59,12 @@ def call(model: Any, inputs: Any) -> Any:
     return model(inputs)
 
 
-class Capture(eqx.Module):
+class Capture(Layers):
     """Which layers of a model are read, and how many rows each of them has per sample.
 
     Made by `Capture.of`; holds no array, so it can be closed over or passed to `jax.jit` freely.
     """
 
-    maps: tuple[LinearMap, ...] = eqx.field(static=True)
-    positions: tuple[int, ...] = eqx.field(static=True)
     calls: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     predict: Predict = eqx.field(static=True)
 
@@ -91,7 +92,7 @@ class Capture(eqx.Module):
 
         Cost: two backward passes for one sample.
         """
-        named = dict(_named_layers(model))
+        named = named_layers(model)
         chosen = _chosen(model, named, layers)
         maps = tuple(linear_map(name, named[name][1]) for name in chosen)
         positions = tuple(named[name][0] for name in chosen)
@@ -99,11 +100,6 @@ class Capture(eqx.Module):
         capture = Capture(maps, positions, _count(counting, model, example), predict)
         _check(capture, model, example)
         return capture
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The layers' names: their paths in the model."""
-        return tuple(m.name for m in self.maps)
 
     @property
     def uses(self) -> dict[str, int]:
@@ -132,13 +128,8 @@ class Capture(eqx.Module):
 
         Use it to pull several cotangents through one forward pass.
         """
-        dtypes = [_dtype(self._layers(model)[p]) for p in self.positions]
-        probes = [
-            Captured(jnp.zeros((sum(c), m.inputs), d), jnp.zeros((sum(c), m.outputs), d))
-            for m, c, d in zip(self.maps, self.calls, dtypes)
-        ]
         outputs, pull = jax.vjp(
-            lambda p: self.predict(self.probed(model, p, _write), inputs), probes
+            lambda p: self.predict(self.tapped(model, p), inputs), self.probes(model)
         )
 
         def named(cotangent: PyTree) -> dict[str, Captured]:
@@ -146,52 +137,25 @@ class Capture(eqx.Module):
 
         return outputs, named
 
+    def probes(self, model: Any) -> list[Captured]:
+        """Zeros, a pair of arrays for every layer, for `tapped`."""
+        nodes = flatten_layers(model)[0]
+        dtypes = [_dtype(nodes[p]) for p in self.positions]
+        return [
+            Captured(jnp.zeros((sum(c), m.inputs), d), jnp.zeros((sum(c), m.outputs), d))
+            for m, c, d in zip(self.maps, self.calls, dtypes)
+        ]
+
+    def tapped(self, model: Any, probes: Sequence[Captured]) -> Any:
+        """The model as it is, but the cotangents of the probes are what passes through it."""
+        return self.probed(model, probes, _write)
+
     def probed(self, model: Any, probes: Sequence[PyTree], write: Any) -> Any:
         """The model with every layer that is read replaced by one that writes into its probe."""
-        nodes, structure = _flatten(model)
+        nodes, structure = flatten_layers(model)
         for m, position, calls, probe in zip(self.maps, self.positions, self.calls, probes):
             nodes[position] = _Probed(nodes[position], probe, m, calls, write, itertools.count())
         return jax.tree.unflatten(structure, nodes)
-
-    # ---- parameters as matrices
-
-    def matrices(self, parameters: PyTree) -> dict[str, Float[Array, "outputs inputs"]]:
-        """The layers' parameters, of a model or of a gradient of its structure, as matrices."""
-        nodes = self._layers(parameters)
-        return {m.name: m.matrix(nodes[p]) for m, p in zip(self.maps, self.positions)}
-
-    def parameters(self, like: PyTree, matrices: dict[str, Array]) -> PyTree:
-        """The inverse of `matrices`: `like` with the layers' parameters replaced."""
-        nodes, structure = _flatten(like)
-        for m, p in zip(self.maps, self.positions):
-            nodes[p] = m.layer(nodes[p], matrices[m.name])
-        return jax.tree.unflatten(structure, nodes)
-
-    def filter(self, model: Any) -> PyTree:
-        """The parameters of the layers that are read, None in the place of everything else."""
-        nodes, structure = _flatten(model)
-        kept = [
-            eqx.filter(node, eqx.is_inexact_array if i in self.positions else False)
-            for i, node in enumerate(nodes)
-        ]
-        return jax.tree.unflatten(structure, kept)
-
-    @staticmethod
-    def _layers(tree: PyTree) -> list[Any]:
-        return _flatten(tree)[0]
-
-
-def layer_names(model: Any) -> tuple[str, ...]:
-    """The names of the layers of a model that can be captured: their paths, as in "layers[0]"."""
-    return tuple(_named_layers(model))
-
-
-def uncovered(model: Any) -> tuple[str, ...]:
-    """The names of the parameters of a model that lie in none of its linear layers."""
-    flat = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_node)[0]
-    return tuple(
-        _name(path) for path, node in flat if not is_layer(node) and eqx.is_inexact_array(node)
-    )
 
 
 # ------------------------------------------------------------------ the probe
@@ -283,24 +247,6 @@ def _placed(rows: Array, first: Any, like: Array) -> Array:
 # ------------------------------------------------------------------ looking at a model
 
 
-def _is_node(node: Any) -> bool:
-    return node is None or is_layer(node) or isinstance(node, _Probed)
-
-
-def _flatten(tree: PyTree) -> tuple[list[Any], Any]:
-    """The nodes of a model or of its parameters: None counts, so that both have the same."""
-    return jax.tree.flatten(tree, is_leaf=_is_node)
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path).removeprefix(".") or "model"
-
-
-def _named_layers(model: Any) -> dict[str, tuple[int, Any]]:
-    flat = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_node)[0]
-    return {_name(path): (i, node) for i, (path, node) in enumerate(flat) if is_layer(node)}
-
-
 def _dtype(layer: Any) -> Any:
     return layer.weight.dtype
 
@@ -316,12 +262,9 @@ def _chosen(
                 f"({len(outside)} such): name the layers to read, layers=layer_names(model)"
             )
         layers = tuple(named)
-    unknown = [name for name in layers if name not in named]
-    if unknown:
-        raise InputError(f"{unknown[0]!r} is no linear layer of the model: it has {list(named)}")
     if not layers:
         raise InputError("no layer is to be read: the model has no linear layer, or layers is []")
-    return tuple(layers)
+    return known_layers(named, layers)
 
 
 _MOST_CALLS = 64
