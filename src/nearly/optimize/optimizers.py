@@ -12,7 +12,7 @@ import optax
 
 from nearly.core.problem import Tuned
 from nearly.curvature import fisher
-from nearly.optimize import adaptive
+from nearly.optimize import adaptive, kronecker
 from nearly.optimize.problems.finite_sum import WithRate
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-4, 10, 11))
@@ -52,6 +52,7 @@ adahessian = _tuned(_adahessian)
 adagrad_norm = _tuned(adaptive.adagrad_norm)
 mfac = _tuned(_mfac)
 orthogonal_adam = _tuned(_orthogonal_adam)
+shampoo = _tuned(kronecker.shampoo)
 momentum_polyak = _tuned(_momentum_polyak)
 moving_average_polyak = _tuned(_moving_average_polyak)
 
