@@ -22,6 +22,7 @@ __getattr__, __all__ = attach(
         "curvature": "nearly.curvature",
         "datasets": "nearly.datasets",
         "derivatives": "nearly.derivatives",
+        "dynamics": "nearly.dynamics",
         "linear": "nearly.linear",
         "operators": "nearly.operators",
         "optimize": "nearly.optimize",

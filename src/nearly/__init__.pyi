@@ -1,6 +1,7 @@
 from nearly import curvature as curvature
 from nearly import datasets as datasets
 from nearly import derivatives as derivatives
+from nearly import dynamics as dynamics
 from nearly import errors as errors
 from nearly import functions as functions
 from nearly import linear as linear

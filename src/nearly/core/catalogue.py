@@ -19,7 +19,16 @@ from nearly.core.lazy import load
 if TYPE_CHECKING:
     from nearly.core.problem import Problem as ProblemObject
 
-ROOMS = ("functions", "derivatives", "linear", "curvature", "optimize", "pde", "operators")
+ROOMS = (
+    "functions",
+    "derivatives",
+    "linear",
+    "curvature",
+    "optimize",
+    "dynamics",
+    "pde",
+    "operators",
+)
 ENTRY_POINTS = "nearly.rooms"
 
 

@@ -1,0 +1,1 @@
+"""What the papers of this room promise, rerun: one file per family of methods."""
