@@ -12,7 +12,7 @@ import optax
 
 from nearly.core.problem import Tuned
 from nearly.curvature import fisher
-from nearly.optimize import adaptive, kronecker
+from nearly.optimize import adaptive, kronecker, subspace
 from nearly.optimize.problems.finite_sum import WithRate
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-4, 10, 11))
@@ -55,6 +55,8 @@ orthogonal_adam = _tuned(_orthogonal_adam)
 shampoo = _tuned(kronecker.shampoo)
 momentum_polyak = _tuned(_momentum_polyak)
 moving_average_polyak = _tuned(_moving_average_polyak)
+fosi_adam = _tuned(subspace.fosi_adam)
+fosi_heavy_ball = _tuned(subspace.fosi_heavy_ball)
 
 sgd = _tuned(optax.sgd)
 heavy_ball = _tuned(_heavy_ball)

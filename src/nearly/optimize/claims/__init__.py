@@ -1,3 +1,4 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
 from nearly.optimize.claims import newton as newton
+from nearly.optimize.claims import subspace as subspace
