@@ -46,7 +46,7 @@ class CaptureFunction(eqx.Module):
     - `inputs`, `targets`: the batch, pytrees of arrays whose first axis is the sample's.
     - `draw`: (model, inputs, key) -> targets drawn from the model, for calls with a key.
     - `layers`: names of the layers to read; by default all that are one linear map.
-    - `units`: under which the work is tallied.
+    - `units`: under which a pass through the losses is tallied; `draw` tallies its own.
 
     **Cost** of a call: a forward and a backward pass of the batch, and with a key another forward
     pass; memory of all layers' inputs and cotangents. The first call for a model looks at how it
@@ -82,7 +82,9 @@ class CaptureFunction(eqx.Module):
         probes = jax.tree.map(
             lambda p: jnp.zeros((batch, *p.shape), p.dtype), capture.probes(model)
         )
-        billed = self._billed(losses)
+        billed = losses
+        for unit in self.units:
+            billed = counted(billed, unit)
         values, pull = jax.vjp(lambda p: billed(p, model, self.inputs, targets), probes)
         return dict(zip(capture.names, pull(jnp.ones_like(values))[0], strict=True))
 
@@ -95,12 +97,7 @@ class CaptureFunction(eqx.Module):
                 "no targets can be drawn from the model, whose loss is no likelihood: give `draw`, "
                 "or call capture_fn without a key, for the batch's own targets"
             )
-        return self._billed(self.draw)(model, self.inputs, key)
-
-    def _billed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        for unit in self.units:
-            function = counted(function, unit)
-        return function
+        return self.draw(model, self.inputs, key)
 
     def _capture(self, model: Any) -> Capture:
         first = jax.tree.map(lambda leaf: leaf[0], (self.inputs, self.targets))

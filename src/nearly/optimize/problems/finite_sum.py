@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 from nearly.core.errors import InputError
 from nearly.core.problem import Problem
 from nearly.core.tally import counted
+from nearly.curvature.batches import CaptureFunction
 from nearly.optimize.problems.tasks import TargetTask, Task
 
 ORACLE = "losses"
@@ -61,6 +62,13 @@ class _Oracle:
         value, grad = jax.value_and_grad(value_fn)(params)
         return grad, {"value": value, "value_fn": value_fn, "obj_fn": value_fn}
 
+    def capture_fn(self, inputs: Array, targets: Array) -> CaptureFunction:
+        """What passes through the model's layers for this batch, once it is called."""
+        apart = isinstance(self.task, TargetTask)
+        draw = counted(self.task.draw, MODEL if apart else ORACLE)
+        units = (ORACLE, MODEL) if apart else (ORACLE,)
+        return CaptureFunction(self.task.losses, self.static, inputs, targets, draw, None, units)
+
     def _apart(self, task: TargetTask, params: PyTree, inputs: Any, targets: Any) -> Any:
         losses, model = counted(task.losses_of, ORACLE), counted(task.outputs, MODEL)
 
@@ -97,6 +105,8 @@ class FiniteSum(Problem):
     Each `update` is given `value`, `grad` and `value_fn` (and `obj_fn`, another name for it) of its
     batch; where the task is a `TargetTask` also `model_fn` (parameters -> outputs), `loss_fn`
     (outputs -> loss), the `outputs` at the parameters and `output_grad`, the loss's gradient there.
+    `capture_fn(params, key=None)` tells what passes through the model's linear layers, and costs a
+    gradient when it is called (`nearly.curvature.batches`).
     Batches are drawn with replacement from the run's key, the same for every method. The
     error is the mean loss over all training samples; beside it stand the mistakes on the test
     samples. Work is counted in gradients of a batch (`losses vjps`); products with a Hessian come
@@ -156,8 +166,10 @@ class FiniteSum(Problem):
         def advance(carry: Any, index: Array) -> tuple[Any, None]:
             params, state = carry
             chosen = self._chosen(jax.random.fold_in(for_batches, index))
-            grad, extra = oracle(params, inputs[chosen], targets[chosen])
-            updates, state = optimizer.update(grad, state, params, grad=grad, **extra)
+            batch = inputs[chosen], targets[chosen]
+            grad, extra = oracle(params, *batch)
+            extra |= {"grad": grad, "capture_fn": oracle.capture_fn(*batch)}
+            updates, state = optimizer.update(grad, state, params, **extra)
             return (optax.apply_updates(params, updates), state), None
 
         return jax.lax.scan(advance, (params, optimizer.init(params)), steps)[0][0]

@@ -9,8 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from nearly.core.errors import InputError
 from nearly.training import architectures
 
 TANH_GAIN = 5 / 3
@@ -30,6 +31,17 @@ class Task(eqx.Module):
     def mistakes(self, params: PyTree, inputs: Array, targets: Array) -> Float[Array, ""]:
         """What is wrong on other samples: here their mean loss."""
         return jnp.mean(self.losses(params, inputs, targets))
+
+    def draw(self, params: PyTree, inputs: Array, key: PRNGKeyArray) -> Array:
+        """Targets from the distribution whose negative log-likelihood the loss is.
+
+        Raises `InputError` where the loss is none, which is the default.
+        """
+        del params, inputs, key
+        raise InputError(
+            f"the loss of {type(self).__name__} is no likelihood, so no targets can be drawn from "
+            "its model: use the batch's own targets (key=None)"
+        )
 
 
 class TargetTask(Task):
@@ -52,6 +64,13 @@ class TargetTask(Task):
         """The loss of each sample."""
         return self.losses_of(self.outputs(params, inputs), targets)
 
+    def draw_of(self, outputs: Float[Array, "batch ..."], key: PRNGKeyArray) -> Array:
+        """Targets from the distribution that outputs stand for; see `draw`."""
+        return super().draw(outputs, outputs, key)
+
+    def draw(self, params: PyTree, inputs: Array, key: PRNGKeyArray) -> Array:
+        return self.draw_of(self.outputs(params, inputs), key)
+
 
 class _Network(TargetTask):
     """A tanh network of layer sizes, inputs first; none hidden is a linear model."""
@@ -73,6 +92,9 @@ class Classifier(_Network):
     ) -> Float[Array, " batch"]:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
+    def draw_of(self, outputs: Float[Array, "batch ..."], key: PRNGKeyArray) -> Array:
+        return jax.random.categorical(key, outputs)
+
     def mistakes(self, params: PyTree, inputs: Array, targets: Array) -> Float[Array, ""]:
         return jnp.mean(jnp.argmax(self.outputs(params, inputs), axis=1) != targets)
 
@@ -84,6 +106,10 @@ class Reconstruction(_Network):
         self, outputs: Float[Array, "batch ..."], targets: Array
     ) -> Float[Array, " batch"]:
         return jnp.mean((outputs - targets) ** 2, axis=1)
+
+    def draw_of(self, outputs: Float[Array, "batch ..."], key: PRNGKeyArray) -> Array:
+        noise = jax.random.normal(key, outputs.shape, outputs.dtype)
+        return outputs + (outputs.shape[-1] / 2) ** 0.5 * noise
 
 
 class LinearRegression(TargetTask):
@@ -102,3 +128,6 @@ class LinearRegression(TargetTask):
         self, outputs: Float[Array, "batch ..."], targets: Array
     ) -> Float[Array, " batch"]:
         return (outputs - targets) ** 2 / 2
+
+    def draw_of(self, outputs: Float[Array, "batch ..."], key: PRNGKeyArray) -> Array:
+        return outputs + jax.random.normal(key, outputs.shape, outputs.dtype)
