@@ -12,7 +12,8 @@ import optax
 
 from nearly.core.problem import Tuned
 from nearly.curvature import fisher
-from nearly.optimize import adaptive, kronecker, subspace
+from nearly.optimize import accelerate, adaptive, kronecker, model_building, subspace
+from nearly.optimize.problems import scheduled
 from nearly.optimize.problems.finite_sum import WithRate
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-4, 10, 11))
@@ -21,6 +22,14 @@ RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-4, 10, 11))
 
 def _tuned(make: Callable[[Any], Any]) -> Tuned:
     return Tuned(partial(WithRate, make), {"learning_rate": RATES})
+
+
+def _decaying(make: Callable[[Any], Any], shape: Callable[[int], Any]) -> Tuned:
+    return Tuned(partial(scheduled.Decaying, make, shape=shape), {"learning_rate": RATES})
+
+
+def _refined(make: Callable[[Any], Any], order: int) -> Tuned:
+    return Tuned(partial(scheduled.Refined, make, order=order), {"learning_rate": RATES})
 
 
 def _orthogonal_adam(rate: Any) -> optax.GradientTransformation:
@@ -47,6 +56,19 @@ def _moving_average_polyak(rate: Any) -> optax.GradientTransformationExtraArgs:
     return adaptive.moving_average_polyak(largest=rate)
 
 
+def _interpolation_sgd(rate: Any) -> optax.GradientTransformation:
+    return accelerate.interpolation_sgd(rate, growth=10.0)
+
+
+def _triple_momentum(rate: Any) -> optax.GradientTransformation:
+    return accelerate.triple_momentum(0.01 / rate, 1 / rate)  # for a condition of 100
+
+
+def _armijo_sgd(rate: Any) -> optax.GradientTransformation:
+    search = optax.scale_by_backtracking_linesearch(15, slope_rtol=0.1, max_learning_rate=rate)
+    return optax.chain(optax.sgd(1.0), search)
+
+
 adan = _tuned(adaptive.adan)
 adahessian = _tuned(_adahessian)
 adagrad_norm = _tuned(adaptive.adagrad_norm)
@@ -57,8 +79,17 @@ momentum_polyak = _tuned(_momentum_polyak)
 moving_average_polyak = _tuned(_moving_average_polyak)
 fosi_adam = _tuned(subspace.fosi_adam)
 fosi_heavy_ball = _tuned(subspace.fosi_heavy_ball)
+linear_decay_sgd = _decaying(optax.sgd, scheduled.linear_decay)
+linear_decay_adam = _decaying(optax.adam, scheduled.linear_decay)
+refined_sgd = _refined(optax.sgd, 2)
+refined_adam = _refined(optax.adam, 1)
+interpolation_sgd = _tuned(_interpolation_sgd)
+model_building_sgd = _tuned(model_building.model_building_sgd)
 
 sgd = _tuned(optax.sgd)
+armijo_sgd = _tuned(_armijo_sgd)
+cosine_adam = _decaying(optax.adam, scheduled.cosine_decay)
+triple_momentum = _tuned(_triple_momentum)
 heavy_ball = _tuned(_heavy_ball)
 adam = _tuned(optax.adam)
 nadam = _tuned(optax.nadam)

@@ -1,4 +1,6 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
+from nearly.optimize.claims import interpolation as interpolation
 from nearly.optimize.claims import newton as newton
+from nearly.optimize.claims import schedules as schedules
 from nearly.optimize.claims import subspace as subspace

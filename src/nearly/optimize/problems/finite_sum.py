@@ -22,6 +22,9 @@ ORACLE = "losses"
 MODEL = "model"
 
 
+Train = Callable[["WithRate"], Any]
+
+
 class WithRate(eqx.Module):
     """An optimizer whose learning rate is an array, so that no rate is compiled for anew.
 
@@ -33,6 +36,15 @@ class WithRate(eqx.Module):
 
     def __call__(self) -> optax.GradientTransformation:
         return self.make(self.learning_rate)
+
+    def prepared(self, steps: int, train: Train) -> WithRate:
+        """The optimizer for a run of so many steps: the place to make a schedule for it.
+
+        **Arguments:** `steps` of the run; `train`: optimizer -> its state after a run of so many
+        steps on other batches, which costs what the run itself does and is billed as set-up.
+        """
+        del steps, train
+        return self
 
 
 class Fixed(eqx.Module):
@@ -100,7 +112,8 @@ class FiniteSum(Problem):
 
     A method (protocol `optax`) is an optax transformation, or a `WithRate`: a function from a
     learning rate to one. `nearly.Tuned(partial(WithRate, make), {"learning_rate": rates})` is
-    tuned with all rates at once, in one program.
+    tuned with all rates at once, in one program. One whose schedule depends on the number of steps
+    overrides `WithRate.prepared`.
 
     Each `update` is given `value`, `grad` and `value_fn` (and `obj_fn`, another name for it) of its
     batch; where the task is a `TargetTask` also `model_fn` (parameters -> outputs), `loss_fn`
@@ -143,10 +156,8 @@ class FiniteSum(Problem):
         return self.steps
 
     def build(self, method: Any, dial: Any, *, key: Any) -> Any:
-        del key
         if isinstance(method, WithRate):
-            rate = jnp.asarray(method.learning_rate, self.dtype)
-            return WithRate(method.make, rate), jnp.arange(int(dial))
+            return self._prepared(method, int(dial), key), jnp.arange(int(dial))
         if not isinstance(method, optax.GradientTransformation):
             raise InputError(
                 f"a {type(method).__name__} is no optimizer: give an optax transformation, or "
@@ -154,7 +165,19 @@ class FiniteSum(Problem):
             )
         return Fixed(method), jnp.arange(int(dial))
 
+    def _prepared(self, method: WithRate, steps: int, key: Any) -> WithRate:
+        def train(optimizer: WithRate) -> Any:
+            return _trained(self, (optimizer, jnp.arange(steps)), key)[1]
+
+        ready = method.prepared(steps, train)
+        rate = jnp.asarray(ready.learning_rate, self.dtype)
+        return eqx.tree_at(lambda m: m.learning_rate, ready, rate)
+
     def apply(self, standin: Any, *, key: Any) -> PyTree:
+        return self.train(standin, key)[0]
+
+    def train(self, standin: Any, key: Any) -> tuple[PyTree, Any]:
+        """The parameters after training, and the optimizer's state."""
         method, steps = standin
         optimizer = optax.with_extra_args_support(method())
         for_start, for_batches = jax.random.split(key)
@@ -172,21 +195,28 @@ class FiniteSum(Problem):
             updates, state = optimizer.update(grad, state, params, **extra)
             return (optax.apply_updates(params, updates), state), None
 
-        return jax.lax.scan(advance, (params, optimizer.init(params)), steps)[0][0]
+        return jax.lax.scan(advance, (params, optimizer.init(params)), steps)[0]
 
     def trials(self, methods: Sequence[Any], dial: Any, *, key: Any) -> Sequence[float] | None:
         """Runs learning rates side by side in one compiled program."""
-        if not all(isinstance(m, WithRate) and m.make is methods[0].make for m in methods):
+        found = self.side_by_side(methods, dial, key=key)
+        return None if found is None else [errors[self.error_name] for errors in found]
+
+    def side_by_side(
+        self, methods: Sequence[Any], dial: Any, *, key: Any
+    ) -> list[Mapping[str, float]] | None:
+        """The errors of methods that differ in their arrays only; None if they differ in more."""
+        if not all(isinstance(m, WithRate) for m in methods):
             return None
         steps = jnp.arange(int(dial))
-        rates = jnp.asarray([m.learning_rate for m in methods], self.dtype)
-
-        def run(rate: Array) -> PyTree:
-            return self.apply((WithRate(methods[0].make, rate), steps), key=key)
-
-        found = jax.device_get(jax.jit(jax.vmap(run))(rates))
+        other = jax.random.fold_in(key, len(steps))
+        ready = [self._prepared(m, int(dial), other) for m in methods]
+        if len({jax.tree.structure(m) for m in ready}) > 1:
+            return None
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ready)
+        found = jax.device_get(_all_trained(self, together, steps, key))
         each = [jax.tree.map(lambda leaf: leaf[i], found) for i in range(len(methods))]  # noqa: B023
-        return [self.errors(value)[self.error_name] for value in each]
+        return [self.errors(value) for value in each]
 
     def errors(self, value: PyTree) -> Mapping[str, float]:
         like = eqx.filter_eval_shape(self.task.start, jax.random.key(0))
@@ -207,3 +237,13 @@ class FiniteSum(Problem):
         if self.batch == 0:
             return jnp.arange(len(self.inputs))
         return jax.random.randint(key, (self.batch,), 0, len(self.inputs))
+
+
+@eqx.filter_jit
+def _trained(problem: FiniteSum, standin: Any, key: Any) -> tuple[PyTree, Any]:
+    return problem.train(standin, key)
+
+
+@eqx.filter_jit
+def _all_trained(problem: FiniteSum, methods: WithRate, steps: Array, key: Any) -> PyTree:
+    return jax.vmap(lambda method: problem.apply((method, steps), key=key))(methods)

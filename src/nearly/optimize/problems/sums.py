@@ -76,3 +76,26 @@ def interpolating_least_squares(
         steps=steps,
         name="interpolating-least-squares",
     )
+
+
+def strong_growth_counterexample(size: int = 100, steps: tuple[int, ...] = STEPS) -> FiniteSum:
+    """Half the squared distance to a point, whose coordinates are asked for one at a time.
+
+    The gradient of a batch is `size` times that of one coordinate: the strong growth constant is
+    `size`, and L = mu = 1. A method whose steps are combinations of the gradients it has seen
+    leaves a coordinate where it was with probability `(1 - 1 / size)^k` after k steps, so its mean
+    error is at least `(1 - 1 / size)^k size / 2` (`accelerated-sgd-interpolation`).
+    """
+    if size < 2:
+        raise InputError(f"size {size} must be at least 2 unknowns")
+    inputs, targets = np.sqrt(size) * np.eye(size), np.full(size, np.sqrt(size))
+    return FiniteSum(
+        task=LinearRegression(size),
+        inputs=inputs,
+        targets=targets,
+        test_inputs=inputs,
+        test_targets=targets,
+        batch=1,
+        steps=steps,
+        name="strong-growth-counterexample",
+    )
