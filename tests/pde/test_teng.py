@@ -15,15 +15,13 @@ from nearly.pde.natural_gradient import (
     AdamProjection,
     Euler,
     Heun,
-    Manifold,
     Marching,
     TangentProjection,
     TdvpRungeKutta,
     fit_field,
-    manifold,
-    periodic_network,
     step_forward,
 )
+from nearly.pde.network_manifold import Manifold, manifold, periodic_network
 from nearly.pde.problems.evolution import Burgers, Heat
 
 
@@ -107,6 +105,22 @@ def test_a_projection_never_moves_away() -> None:
             assert gaps[1] <= gaps[0]
 
 
+def test_an_update_that_reaches_too_far_gives_way_to_a_coarser_one() -> None:
+    with jax.enable_x64(True):
+        space, theta = _started(Growth())
+        wave = 0.3 * jnp.sin(2 * jnp.pi * space.points[:, 0])
+        target, cutoff = space.values(theta) + wave, 1e-4
+
+        def gap(theta: Any) -> float:
+            return float(jnp.linalg.norm(target - space.values(theta)))
+
+        tangent = np.asarray(space.jacobian(theta, jnp.arange(theta.size)))
+        plain = np.linalg.lstsq(tangent, np.asarray(wave), rcond=cutoff)[0]
+        assert gap(theta + plain) > gap(theta)  # or this asks nothing
+        projection = TangentProjection((1, 1), (theta.size, theta.size), cutoff)
+        assert gap(projection(space, theta, target, 0, jax.random.key(8))) < 0.8 * gap(theta)
+
+
 def test_heun_multiplies_growth_by_its_own_polynomial() -> None:
     """The whole step at once: (1 + h + h^2 / 2) u, which tells Heun from Euler and from exp."""
     with jax.enable_x64(True):
@@ -165,3 +179,5 @@ def test_what_cannot_work_is_named() -> None:
         periodic_network((1.0, 1.0), jax.random.key(0), width=1)
     with pytest.raises(InputError, match="iterations"):
         TangentProjection((0, 5))
+    with pytest.raises(InputError, match="cutoff=2"):
+        TangentProjection(cutoff=2.0)

@@ -21,109 +21,21 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
 from nearly.core.errors import InputError, PrecisionError
 from nearly.pde.collocation import AtPoints
-from nearly.pde.equations import InitialValueProblem, Point, velocities
-from nearly.training.architectures import MLP, mlp
-
-Parameters = Float[Array, " p"]
-Values = Float[Array, " n"]
+from nearly.pde.equations import InitialValueProblem
+from nearly.pde.network_manifold import (
+    Manifold,
+    Parameters,
+    Values,
+    manifold,
+    periodic_network,
+)
 
 LOST = 0.9  # a step as far from h u_t as that is no step of this equation
-ROWS = 1024  # gradients held at once: memory of the Jacobian is that of the chosen columns
-
-
-# ---- the network and its tangent space
-
-
-class PeriodicNetwork(eqx.Module):
-    """A tanh network on a cos(2 pi x / L + phi) + c, several of each coordinate: periodic."""
-
-    amplitude: Float[Array, "d m"]
-    phase: Float[Array, "d m"]
-    shift: Float[Array, "d m"]
-    body: MLP
-    lengths: tuple[float, ...] = eqx.field(static=True)
-
-    def __call__(self, x: Point) -> Float[Array, ""]:
-        turn = 2 * math.pi * x / jnp.asarray(self.lengths, x.dtype)
-        waves = self.amplitude * jnp.cos(turn[:, None] + self.phase) + self.shift
-        return self.body(waves.ravel())[0]
-
-
-def periodic_network(
-    lengths: tuple[float, ...],
-    key: Key[Array, ""],
-    *,
-    width: int = 16,
-    depth: int = 4,
-    dtype: Any = jnp.float64,
-) -> PeriodicNetwork:
-    """`width` periodic features in all, then `depth` - 1 hidden layers of that width.
-
-    The paper's: width 40, depth 7. Raises `InputError` unless each coordinate gets a feature.
-    """
-    waves = width // len(lengths)
-    if waves < 1 or depth < 2:
-        raise InputError(
-            f"width={width} must be at least {len(lengths)}, one feature a coordinate, "
-            f"and depth={depth} at least 2"
-        )
-    first, second, third = jax.random.split(key, 3)
-    shape = (len(lengths), waves)
-    body = mlp(
-        [waves * len(lengths), *[width] * (depth - 1), 1], third, jnp.tanh, gain=5 / 3, dtype=dtype
-    )
-    return PeriodicNetwork(
-        jax.random.normal(first, shape, dtype),
-        jax.random.uniform(second, shape, dtype, 0, 2 * math.pi),
-        jnp.zeros(shape, dtype),
-        body,
-        lengths,
-    )
-
-
-class Manifold(eqx.Module):
-    """The fields a network can take on, as functions of its parameters in one vector `[p]`."""
-
-    frozen: Any
-    unravel: Any
-    equation: InitialValueProblem
-    points: Float[Array, "n d"]
-
-    def network(self, theta: Parameters) -> Any:
-        return eqx.combine(self.unravel(theta), self.frozen)
-
-    def at_points(self, theta: Parameters) -> AtPoints:
-        """The field as a function of points `[n, d] -> [n]`."""
-        return AtPoints(self.network(theta))
-
-    def values(self, theta: Parameters) -> Values:
-        return jax.vmap(self.network(theta))(self.points)
-
-    def velocity(self, theta: Parameters) -> Values:
-        """u_t at the points, by exact derivatives of the network."""
-        return velocities(self.equation, self.network(theta), self.points)
-
-    def jacobian(self, theta: Parameters, chosen: Array) -> Float[Array, "n k"]:
-        """d u(points) / d theta[chosen]; O(n p) time, O(n k) memory."""
-
-        def row(x: Point) -> Array:
-            return jax.grad(lambda t: self.network(t)(x))(theta)[chosen]
-
-        return jax.lax.map(row, self.points, batch_size=ROWS)
-
-
-def manifold(
-    network: Any, equation: InitialValueProblem, points: Float[Array, "n d"]
-) -> tuple[Manifold, Parameters]:
-    """A network's manifold over an equation's points, and where on it the network stands."""
-    moving, frozen = eqx.partition(network, eqx.is_inexact_array)
-    theta, unravel = ravel_pytree(moving)
-    return Manifold(frozen, jax.tree_util.Partial(unravel), equation, points), theta
+COARSER = (1.0, 10.0, 100.0, 1000.0)  # times the cutoff: what is tried when it reaches too far
 
 
 # ---- projections: how the network is moved to a target
@@ -143,24 +55,30 @@ class TangentProjection(Projection):
     """The paper's: least squares on tangent spaces of random subsets of the parameters.
 
     **Arguments:** `iterations` and `subsets`: how many and of how many parameters, for each stage
-    of a step; (7, 5) and (1536, 1024) in the paper. More than there are means all. `solver`: of
-    the least squares; singular values below its `rcond` times the largest are left out.
+    of a step; (7, 5) and (1536, 1024) in the paper. More than there are means all. `cutoff`:
+    singular values below that share of the largest are left out. Raises `InputError` for a cutoff
+    outside [0, 1) and for counts below 1.
 
     Another subset at each iteration is what lets the residual fall to rounding: what one tangent
-    space cannot represent another can. Unlike the paper's, an update that does not bring the field
-    nearer is not made: small singular values call for steps that leave the tangent space behind,
-    and with few parameters there are many of them. **Cost:** of an iteration O(n p + n k^2).
+    space cannot represent another can. Unlike in the paper, an update that does not halve the
+    distance stands back behind the best of those with coarser cutoffs, and none is made that does
+    not bring the field nearer: small singular values call for steps that leave the tangent space
+    behind, and with few parameters there are many of them; taken or merely refused, they end a
+    stage short of its target now and then, which costs Heun its order. **Cost:** of an iteration
+    O(n p + n k^2).
     """
 
     iterations: tuple[int, int] = eqx.field(default=(7, 5), static=True)
     subsets: tuple[int, int] = eqx.field(default=(256, 256), static=True)
-    solver: lx.AbstractLinearSolver[Any] = lx.SVD(rcond=1e-6)
+    cutoff: float = eqx.field(default=1e-6, static=True)
 
     def __check_init__(self) -> None:
         if min(*self.iterations, *self.subsets) < 1:
             raise InputError(
                 f"iterations={self.iterations} and subsets={self.subsets} must be at least 1"
             )
+        if not 0 <= self.cutoff < 1:
+            raise InputError(f"cutoff={self.cutoff} must be a share in [0, 1), such as 1e-6")
 
     def __call__(
         self, space: Manifold, theta: Parameters, target: Values, stage: int, key: Key[Array, ""]
@@ -169,15 +87,30 @@ class TangentProjection(Projection):
 
         def iterate(theta: Parameters, key: Any) -> tuple[Parameters, None]:
             chosen = jax.random.permutation(key, theta.size)[:size]
-            tangent = lx.MatrixLinearOperator(space.jacobian(theta, chosen))
-            missing = target - space.values(theta)
-            delta = lx.linear_solve(tangent, missing, self.solver, throw=False).value
-            moved = theta.at[chosen].add(delta)
-            nearer = _square(target - space.values(moved)) < _square(missing)
-            return jnp.where(nearer, moved, theta), None
+            candidates = self._candidates(space, theta, target, chosen)
+            gaps = jax.vmap(lambda t: _square(target - space.values(t)))(candidates)
+            gaps = jnp.where(jnp.isnan(gaps), jnp.inf, gaps)
+            before = _square(target - space.values(theta))
+            pick = jnp.where(gaps[0] < before / 4, 0, jnp.argmin(gaps))
+            return jnp.where(gaps[pick] < before, candidates[pick], theta), None
 
         keys = jax.random.split(key, self.iterations[stage])
         return jax.lax.scan(iterate, theta, keys)[0]
+
+    def _candidates(
+        self, space: Manifold, theta: Parameters, target: Values, chosen: Array
+    ) -> Float[Array, "c p"]:
+        """The parameters after the update of each cutoff, the finest first."""
+        tangent = space.jacobian(theta, chosen)
+        left, singular, right = jnp.linalg.svd(tangent, full_matrices=False)
+        along = left.T @ (target - space.values(theta))
+
+        def moved(coarser: Array) -> Parameters:
+            kept = singular > coarser * self.cutoff * singular[0]
+            delta = jnp.where(kept, along / jnp.where(kept, singular, 1), 0) @ right
+            return theta.at[chosen].add(delta)
+
+        return jax.vmap(moved)(jnp.asarray(COARSER, theta.dtype))
 
 
 def _square(x: Array) -> Array:
@@ -418,7 +351,7 @@ class Marching(eqx.Module):
             if not float(_departure(space, theta, after, jnp.asarray(h))) <= LOST:
                 raise InputError(
                     f"the network no longer follows the equation at t = {(each + 1) * h:.3g}: "
-                    f"take more than {steps} steps, more points, or another cutoff rcond"
+                    f"take more than {steps} steps, more points, or another cutoff"
                 )
             theta = after
         return theta

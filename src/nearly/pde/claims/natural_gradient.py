@@ -21,13 +21,13 @@ from nearly.pde.natural_gradient import (
     AdamProjection,
     Euler,
     Heun,
-    Manifold,
     Marching,
     Step,
     TangentProjection,
     TdvpRungeKutta,
     step_forward,
 )
+from nearly.pde.network_manifold import Manifold
 from nearly.pde.problems.evolution import Burgers, Heat
 
 SEEDS = (0, 1, 2)
