@@ -113,3 +113,11 @@ def test_bad_settings_are_named(fields, words):
 def test_what_is_no_optimizer_is_refused(regression):
     with pytest.raises(InputError, match="no optimizer"):
         regression.build("adam", 10, key=None)
+
+
+def test_the_model_is_billed_apart_and_a_product_of_a_network_counts_as_one():
+    problem = nearly.problem("mlp-digits")
+    adahessian = load(OPTIMIZERS["adahessian"].target).factory(learning_rate=0.1)
+    _, work = trained(problem, adahessian, dial=2)
+    assert work["losses vjps"] == work["model vjps"] == 2 * 2
+    assert work["losses jvps"] == work["model jvps"] == 2

@@ -145,7 +145,8 @@ _PAIRS: tuple[tuple[Any, Any], ...] = (
 def _worst_ratio(problem: FiniteSum) -> list[float]:
     """Loss over the base's at equal gradients, the worse of Adam and heavy ball, for each seed.
 
-    840 steps with 8 looks of 20 products each cost what 1000 steps of the base do.
+    840 steps with 8 looks of 20 or 21 products each cost what some 1000 steps of the base do; it is
+    given as many as were billed.
     """
     ratios = [
         _ratios(problem, subspace.fosi_adam, optax.adam),
@@ -159,9 +160,7 @@ def _ratios(problem: FiniteSum, ours: Any, base: Any) -> list[float]:
     found: list[float] = []
     for seed in SEEDS:
         loss, bill = trained(problem, own, 840, seed)
-        if bill[problem.work_name] > 1000:
-            raise AssertionError(f"FOSI used {bill[problem.work_name]} gradients, not 1000")
-        found.append(loss / trained(problem, theirs, 1000, seed)[0])
+        found.append(loss / trained(problem, theirs, int(bill[problem.work_name]), seed)[0])
     return found
 
 

@@ -90,8 +90,11 @@ class _Oracle:
         def loss_fn(outputs: Any) -> Any:
             return jnp.mean(losses(outputs, targets))
 
+        # One oracle from the parameters on, so that a product with its Hessian is counted as one.
+        whole = counted(lambda m, x, t: task.losses_of(model(m, x), t), ORACLE)
+
         def value_fn(candidate: PyTree, *_: Any, **__: Any) -> Any:
-            return loss_fn(model_fn(candidate))
+            return jnp.mean(whole(eqx.combine(candidate, self.static), inputs, targets))
 
         outputs, pull = jax.vjp(model_fn, params)
         value, output_grad = jax.value_and_grad(loss_fn)(outputs)
