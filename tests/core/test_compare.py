@@ -145,6 +145,8 @@ def test_within_gives_the_cheapest_and_names_the_best_when_there_is_none() -> No
     ("arguments", "message"),
     [
         ({"problem": "expp2"}, "did you mean"),
+        ({"problem": "rosenbrok-100"}, "unknown problem 'rosenbrok-100': did you mean 'rosenb"),
+        ({"problem": "tann(x)-1"}, "did you mean 'tan'"),
         ({"problem": f"{FILE}:Decai"}, "did you mean"),
         ({"methods": ["tsit6"]}, "unknown test-diffrax method"),
         ({"methods": [f"{FILE}:tsit6"]}, "did you mean 'tsit5'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import types
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ ROOMS = (
     "operators",
 )
 ENTRY_POINTS = "nearly.rooms"
+_HYPHENATED = re.compile(r"[A-Za-z][\w.]*(-[\w.]+)+")
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,16 @@ def _factory(text: str) -> tuple[Any, Mapping[str, Any]]:
     own = load_file(text) if is_file_reference(text) else None
     if own is not None and not _takes_a_variable(own):
         return own, {}
+    unknown = UnknownName("problem", text, lines, "(or an expression in x, or file.py:attribute)")
     for target in offers("RESOLVERS").values():
-        factory = load(target)(text)
+        try:
+            factory = load(target)(text)
+        except UnknownName as error:
+            # To a resolver a misspelt `rosenbrock-100` is a difference of two unknowns.
+            raise (unknown if unknown.close and _HYPHENATED.fullmatch(text) else error) from None
         if factory is not None:
             return factory, {}
-    raise UnknownName("problem", text, lines, "(or an expression in x, or file.py:attribute)")
+    raise unknown
 
 
 def _takes_a_variable(own: Any) -> bool:

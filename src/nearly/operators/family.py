@@ -48,9 +48,9 @@ class Family(eqx.Module):
     def grid(self) -> Grid:
         """The box on which the fields live."""
 
+    @abc.abstractmethod
     def draw(self, key: Any) -> Float[Array, " channels *grid"]:
         """A random field on the reference grid from which the input is made; smooth."""
-        raise NotImplementedError(f"{type(self).__name__} must define draw")
 
     def parameters(self, key: Any) -> Float[Array, " parameters"]:
         """The equation's own numbers, where they vary: none by default."""
@@ -70,13 +70,13 @@ class Family(eqx.Module):
         """An input field on a coarser grid, as a coarse solver is best given it."""
         return resample(field, self.grid, resolution)
 
+    @abc.abstractmethod
     def solve(self, field: Any, parameters: Any) -> Any:
         """The solution that belongs to an input field, on the field's own grid, in its dtype.
 
         Pure: jit, vmap and the gradient work. Steps of time shrink with those of the grid. This is
         the reference solver, and at a lower resolution the coarse one.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define solve")
 
     def pairs(self, key: Any, count: int, resolution: int) -> Pairs:
         """`count` inputs and solutions, `resolution` points along each axis, as float32 arrays.
@@ -162,9 +162,9 @@ class Evolution(Family):
     dt: eqx.AbstractVar[float]
     frames: eqx.AbstractVar[int]
 
+    @abc.abstractmethod
     def evolve(self, state: Any, parameters: Any, frames: int) -> Any:
         """The next `frames` states, `[frames, channels, *grid]`, `dt` apart, on its grid."""
-        raise NotImplementedError(f"{type(self).__name__} must define evolve")
 
     def solve(self, field: Any, parameters: Any) -> Any:
         return self.evolve(field, parameters, self.frames)[-1]
