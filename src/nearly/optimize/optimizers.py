@@ -69,12 +69,22 @@ def _armijo_sgd(rate: Any) -> optax.GradientTransformation:
     return optax.chain(optax.sgd(1.0), search)
 
 
+def _kfac(rate: Any) -> optax.GradientTransformationExtraArgs:
+    return kronecker.kfac(rate, key=jax.random.key(0))
+
+
+def _mkor(rate: Any) -> optax.GradientTransformationExtraArgs:
+    return kronecker.mkor(_heavy_ball(rate))
+
+
 adan = _tuned(adaptive.adan)
 adahessian = _tuned(_adahessian)
 adagrad_norm = _tuned(adaptive.adagrad_norm)
 mfac = _tuned(_mfac)
 orthogonal_adam = _tuned(_orthogonal_adam)
 shampoo = _tuned(kronecker.shampoo)
+kfac = _tuned(_kfac)
+mkor = _tuned(_mkor)
 momentum_polyak = _tuned(_momentum_polyak)
 moving_average_polyak = _tuned(_moving_average_polyak)
 fosi_adam = _tuned(subspace.fosi_adam)
