@@ -15,6 +15,7 @@ from nearly.curvature import fisher
 from nearly.optimize import accelerate, adaptive, kronecker, model_building, subspace
 from nearly.optimize.problems import scheduled
 from nearly.optimize.problems.finite_sum import WithRate
+from nearly.optimize.target_surrogates import target_surrogates as _target_surrogates
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-4, 10, 11))
 """Half-decades. Methods whose rates are in other units than Adam's need the upper end."""
@@ -89,6 +90,7 @@ momentum_polyak = _tuned(_momentum_polyak)
 moving_average_polyak = _tuned(_moving_average_polyak)
 fosi_adam = _tuned(subspace.fosi_adam)
 fosi_heavy_ball = _tuned(subspace.fosi_heavy_ball)
+target_surrogates = _tuned(_target_surrogates)
 linear_decay_sgd = _decaying(optax.sgd, scheduled.linear_decay)
 linear_decay_adam = _decaying(optax.adam, scheduled.linear_decay)
 refined_sgd = _refined(optax.sgd, 2)

@@ -7,3 +7,4 @@ from nearly.optimize.claims import newton as newton
 from nearly.optimize.claims import schedules as schedules
 from nearly.optimize.claims import step_sizes as step_sizes
 from nearly.optimize.claims import subspace as subspace
+from nearly.optimize.claims import surrogates as surrogates
