@@ -4,6 +4,7 @@ from nearly.optimize.claims import adaptive as adaptive
 from nearly.optimize.claims import grokking as grokking
 from nearly.optimize.claims import interpolation as interpolation
 from nearly.optimize.claims import newton as newton
+from nearly.optimize.claims import preconditioned as preconditioned
 from nearly.optimize.claims import schedules as schedules
 from nearly.optimize.claims import step_sizes as step_sizes
 from nearly.optimize.claims import subspace as subspace
