@@ -1,4 +1,4 @@
-"""First-order optimizers: against NumPy, by hand, and as optax tests its own."""
+"""First-order optimizers: against NumPy, by hand, at their edges."""
 
 import jax
 import jax.numpy as jnp
@@ -43,40 +43,12 @@ def advance(optimizer, params, steps):
     return jax.lax.scan(step, (params, optimizer.init(params)), None, length=steps)
 
 
-# ---- as optax tests its own
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_mixed_precision_in_a_compiled_loop(name):
-    (params, state), values = jax.jit(lambda p: advance(OPTIMIZERS[name], p, 100))(start())
-    assert params["b"].dtype == jnp.bfloat16 and params["a"].dtype == jnp.float32
-    assert values[-1] < 0.7 * values[0]
-    before = jax.tree.map(lambda x: (x.shape, x.dtype), OPTIMIZERS[name].init(start()))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == before
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_batch_of_starts_is_that_of_each(name):
-    many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), start())
-    run = jax.jit(jax.vmap(lambda p: advance(OPTIMIZERS[name], p, 5)[0][0]["a"]))
-    alone = advance(OPTIMIZERS[name], start(), 5)[0][0]["a"]
-    np.testing.assert_allclose(run(many)[0], alone, rtol=2e-5)
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_stays_at_a_minimum(name):
     params = {"a": jnp.ones((3, 2)), "b": jnp.full((4,), -2.0, jnp.bfloat16)}
     optimizer = OPTIMIZERS[name] if name != "adan" else adaptive.adan(1e-2)
     (after, _), _ = advance(optimizer, params, 3)
     np.testing.assert_array_equal(after["a"], params["a"])
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_state_survives_being_flattened_and_written(name):
-    _, state = advance(OPTIMIZERS[name], start(), 2)[0]
-    leaves, tree = jax.tree.flatten(state)
-    again = jax.tree.unflatten(tree, leaves)
-    assert jax.tree.structure(again) == jax.tree.structure(state)
 
 
 # ---- Adan
