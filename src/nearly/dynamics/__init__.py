@@ -30,11 +30,20 @@ PROBLEMS: dict[str, Problem] = {
 }
 
 
+def _ours(target: str, paper: str | None, *, default: bool = True) -> Method:
+    return Method(f"nearly.dynamics.{target}", "ode-solvers", paper, "ours", default)
+
+
 def _peer(target: str, *, default: bool = True) -> Method:
     return Method(f"nearly.dynamics.{target}", "ode-solvers", None, "peer", default)
 
 
 METHODS: dict[str, Method] = {
+    "msrktase2": _ours("solvers:msrktase2", "msrktase"),
+    "msrktase3": _ours("solvers:msrktase3", "msrktase"),
+    "bdf2": _ours("solvers:deferred_bdf2", None, default=False),
+    "deferred-bdf3": _ours("solvers:deferred_bdf3", "bdf2-deferred-correction", default=False),
+    "deferred-bdf4": _ours("solvers:deferred_bdf4", "bdf2-deferred-correction"),
     "diffrax-tsit5": _peer("solvers:tsit5"),
     "diffrax-dopri8": _peer("solvers:dopri8", default=False),
     "diffrax-kvaerno3": _peer("solvers:kvaerno3", default=False),
@@ -49,6 +58,13 @@ METHODS: dict[str, Method] = {
 __getattr__, __all__ = attach(
     __name__,
     {
+        "Banded": "nearly.dynamics.jacobians:Banded",
+        "DeferredBDF2": "nearly.dynamics.deferred:DeferredBDF2",
+        "Given": "nearly.dynamics.jacobians:Given",
+        "Sparse": "nearly.dynamics.jacobians:Sparse",
+        "deferred_bdf": "nearly.dynamics.deferred:deferred_bdf",
+        "msrktase2": "nearly.dynamics.wmethods:msrktase2",
+        "msrktase3": "nearly.dynamics.wmethods:msrktase3",
         "InitialValueProblem": "nearly.dynamics.problems.initial_value:InitialValueProblem",
         "Oscillator": "nearly.dynamics.problems.oscillator:Oscillator",
     },

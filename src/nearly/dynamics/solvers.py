@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import diffrax as dfx
 
+from nearly.dynamics.deferred import deferred_bdf
+from nearly.dynamics.wmethods import msrktase2 as _msrktase2
+from nearly.dynamics.wmethods import msrktase3 as _msrktase3
+
+msrktase2 = _msrktase2()
+msrktase3 = _msrktase3()
+deferred_bdf2 = deferred_bdf(2)
+deferred_bdf3 = deferred_bdf(3)
+deferred_bdf4 = deferred_bdf(4)
 tsit5 = dfx.Tsit5()
 dopri8 = dfx.Dopri8()
 kvaerno3 = dfx.Kvaerno3()

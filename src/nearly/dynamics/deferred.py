@@ -1,0 +1,283 @@
+"""BDF2 raised to orders 3 and 4 by deferred correction (`bdf2-deferred-correction`).
+
+With D the two-step difference formula of BDF2 on the mesh at hand, three solutions advance together
+
+    D u_n = f(u_n)
+    D w_n = f(w_n) - (P' - D P)(t_n),  P' through f(u) at t_n, t_n-1, t_n-2
+    D z_n = f(z_n) - (P' - D P)(t_n),  P' through f(w) at t_n, ..., t_n-3
+
+of orders 2, 3 and 4 on arbitrary meshes: only BDF2 itself must be stable, and it is whatever the
+ratios of the steps. All three are solved for with the same matrix, factorised once a step. What P
+is made of are the slopes `f(u_n)` as the equation gives them, `D u_n`: evaluating f there would
+multiply the error of the iteration by the stiffness.
+
+Differences from the paper: the first step (or two) are `msrktase3`'s, of local order 4, where the
+paper starts with any scheme of lower order for u (`start`). Its estimate of the error, w - u or
+z - w, is of the global error, see `DeferredBDF2.global_error`; steps are chosen by the local one,
+that of a step from the same history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Inexact, Int, Shaped
+
+from nearly.core.errors import InputError
+from nearly.dynamics.chord import GivenFactors, root
+from nearly.dynamics.jacobians import Dense, Factors, Jacobian
+from nearly.dynamics.wmethods import RungeKuttaTASE, msrktase3
+
+Vector = Inexact[Array, " d"]
+Slope = Callable[[Vector], Vector]
+
+
+class History(eqx.Module):
+    """The steps behind: of each level (u, w, z) two values and three slopes, the latest first."""
+
+    count: Int[Array, ""]  # steps taken since the start, or the last jump
+    times: Shaped[Array, " 3"]
+    values: Inexact[Array, "levels 2 d"]
+    slopes: Inexact[Array, "levels 3 d"]
+
+
+class Mesh(eqx.Module):
+    """The numbers of a step of length tau after one of length tau / ratio.
+
+    tau D v = lead (v_n - v_n-1) - lag (v_n-1 - v_n-2); `nodes` are the last three times, seen from
+    the new one in units of tau.
+    """
+
+    tau: Shaped[Array, ""]
+    nodes: Shaped[Array, " 3"]
+
+    @property
+    def ratio(self) -> Any:
+        return 1 / (-1 - self.nodes[1])
+
+    @property
+    def lead(self) -> Any:
+        return (1 + 2 * self.ratio) / (1 + self.ratio)
+
+    @property
+    def lag(self) -> Any:
+        return self.ratio**2 / (1 + self.ratio)
+
+    def correction(self, new: Vector, slopes: Inexact[Array, "3 d"], points: int) -> Vector:
+        """`(P' - D P)(t_n)` for the P' through the new slope and `points - 1` earlier ones.
+
+        In Newton's form, whose terms are exact: D is for quadratic P.
+        """
+        one, two, three = self.nodes
+        first = (slopes[0] - new) / one
+        second = (slopes[1] - slopes[0]) / (two - one)
+        bend = (second - first) / two
+        if points == 3:
+            return -two / 3 * bend
+        third = (slopes[2] - slopes[1]) / (three - two)
+        twist = ((third - second) / (three - one) - bend) / three
+        return -two / 3 * bend + two * (two - 1) / 12 * twist
+
+
+class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
+    """BDF2 with deferred corrections, on any mesh; for stiff problems and violently varying steps.
+
+    **Arguments:**
+
+    - `corrections`: 0 (plain variable-step BDF2), 1 or 2; the order is 2 more.
+    - `jacobian`: how the Jacobian is found and factorised, once a step; `Banded`, `Sparse`.
+    - `finder`: the iteration for the implicit equations, and how exactly it solves them.
+    - `iterations`: after which a step has failed.
+    - `start`: makes the first step, or the first two with two corrections. One of lower order does
+      for u, but what it makes is the start of w and z as well.
+
+    A step costs one Jacobian, one factorisation and for each of `corrections + 1` equations some
+    three calls of f and solves. On smooth problems with steps of free choice one-step methods such
+    as Kvaerno5 need fewer; this is for meshes that are given.
+    """
+
+    corrections: int = 2
+    jacobian: Jacobian = Dense()
+    finder: GivenFactors = GivenFactors()
+    iterations: int = 12
+    start: RungeKuttaTASE = eqx.field(default_factory=msrktase3)
+
+    term_structure: ClassVar[Any] = dfx.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., Any]] = dfx.ThirdOrderHermitePolynomialInterpolation
+
+    def __check_init__(self) -> None:
+        if self.corrections not in (0, 1, 2):
+            raise InputError(f"corrections {self.corrections} must be 0, 1 or 2")
+        if self.iterations < 2:
+            raise InputError(f"iterations {self.iterations} must be at least 2")
+
+    def order(self, terms: Any) -> int:
+        del terms
+        return 2 + self.corrections
+
+    def error_order(self, terms: Any) -> int:
+        """The estimate is the last correction, so it is of the order below and local."""
+        del terms
+        return 3 if self.corrections == 0 else 2 + self.corrections
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> History:
+        at = ravel_pytree(y0)[0]
+        time = jnp.asarray(t0)
+        levels = self.corrections + 1
+        slope = self._slope(terms, t0, t1, t0, args, y0)(at)
+        return History(
+            count=jnp.asarray(0),
+            times=jnp.stack([time, time - 1, time - 2]).astype(time.dtype),
+            values=jnp.broadcast_to(at, (levels, 2, at.size)),
+            slopes=jnp.broadcast_to(slope, (levels, 3, at.size)),
+        )
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        return terms.vf(t0, y0, args)
+
+    @staticmethod
+    def global_error(state: History) -> Vector:
+        """How wrong the solution is, about: the last level less the one before it.
+
+        **Arguments:** `state`, from `SaveAt(t1=True, solver_state=True)`.
+
+        It is the error of the level before, so an upper bound of the last one's where steps are
+        small enough; zero, saying nothing, without corrections.
+        """
+        return state.values[-1, 0] - state.values[max(len(state.values) - 2, 0), 0]
+
+    def _slope(self, terms: Any, t0: Any, t1: Any, at: Any, args: Any, y0: Any) -> Slope:
+        """The vector field at a time, per unit of the solver's own, forward, time."""
+        unravel = ravel_pytree(y0)[1]
+        control, length = terms.contr(t0, t1), t1 - t0
+        length = jnp.where(length == 0, 1, length)
+
+        def slope(y: Vector) -> Vector:
+            return ravel_pytree(terms.vf_prod(at, unravel(y), args, control))[0] / length
+
+        return slope
+
+    def step(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        args: Any,
+        solver_state: History,
+        made_jump: Any,
+    ) -> tuple[Any, Any, dict[str, Any], History, Any]:
+        fresh = eqx.tree_at(lambda s: s.count, self.init(terms, t0, t1, y0, args), jnp.asarray(0))
+        state = solver_state
+        if made_jump is not False:
+            state = jax.tree.map(lambda a, b: jnp.where(made_jump, a, b), fresh, state)
+        unravel = ravel_pytree(y0)[1]
+        needed = max(self.corrections, 1)
+
+        def starting() -> tuple[Vector, Vector, Vector, Any]:
+            y1, error, _, _, _ = self.start.step(terms, t0, t1, y0, args, None, False)
+            y1, error = ravel_pytree(y1)[0], ravel_pytree(error)[0]
+            slope = self._slope(terms, t0, t1, t1, args, y0)(y1)
+            levels = (self.corrections + 1, 1)
+            return jnp.tile(y1, levels), jnp.tile(slope, levels), error, dfx.RESULTS.successful
+
+        def going() -> tuple[Vector, Vector, Vector, Any]:
+            return self._advance(terms, t0, t1, y0, args, state)
+
+        values, slopes, error, result = jax.lax.cond(state.count < needed, starting, going)
+        failed = result != dfx.RESULTS.successful
+        after = History(
+            count=state.count + 1,
+            times=jnp.stack([jnp.asarray(t1), *state.times[:2]]),
+            values=jnp.stack([values, state.values[:, 0]], axis=1),
+            slopes=jnp.concatenate([slopes[:, None], state.slopes[:, :2]], axis=1),
+        )
+        length = t1 - t0
+        dense = {
+            "y0": y0,
+            "y1": unravel(values[-1]),
+            "k0": unravel(length * state.slopes[-1, 0]),
+            "k1": unravel(length * slopes[-1]),
+        }
+        error = unravel(jnp.where(failed, jnp.inf, error))
+        return dense["y1"], error, dense, after, result
+
+    def _advance(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, state: History
+    ) -> tuple[Vector, Vector, Vector, Any]:
+        """All levels, from a full history: values, slopes, the last correction, the result."""
+        tau = jnp.asarray(t1 - t0)
+        mesh = Mesh(tau, (state.times - t1) / tau)
+        slope = self._slope(terms, t0, t1, t1, args, y0)
+        factors, guess = self._factorised(terms, t0, t1, y0, args, state, mesh)
+
+        values: list[Vector] = []
+        slopes: list[Vector] = []
+        corrections: list[Vector] = [jnp.zeros_like(guess)]
+        result = dfx.RESULTS.successful
+        for level in range(self.corrections + 1):
+            if level:
+                earlier = state.slopes[level - 1]
+                corrections.append(mesh.correction(slopes[-1], earlier, 2 + level))
+            last, older = state.values[level]
+            drift = mesh.lag * (last - older) - tau * corrections[-1]
+
+            def residual(y: Vector, last: Vector = last, drift: Vector = drift) -> Vector:
+                return mesh.lead * (y - last) - drift - tau * slope(y)
+
+            start = values[-1] + (last - state.values[level - 1, 0]) if level else guess
+            found, outcome = root(
+                residual,
+                lambda r: factors.solve(r) / jax.lax.stop_gradient(mesh.lead),
+                start,
+                self.finder,
+                self.iterations,
+            )
+            result = dfx.RESULTS.where(
+                result == dfx.RESULTS.successful, dfx.RESULTS.promote(outcome), result
+            )
+            values.append(found)
+            slopes.append((mesh.lead * (found - last) - drift) / tau)
+        change = self._estimate(mesh, slopes, corrections, state)
+        error = factors.solve(tau * change) / mesh.lead
+        return jnp.stack(values), jnp.stack(slopes), error, result
+
+    def _estimate(
+        self, mesh: Mesh, slopes: list[Vector], corrections: list[Vector], state: History
+    ) -> Vector:
+        """The last correction beyond the one before: the defect of the level below."""
+        if self.corrections == 0:
+            return mesh.correction(slopes[0], state.slopes[0], 3)
+        return corrections[-1] - corrections[-2]
+
+    def _factorised(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, state: History, mesh: Mesh
+    ) -> tuple[Factors, Vector]:
+        """Factors of the matrix that all levels share, and the guess at which it was made."""
+        last, older = state.values[0]
+        # Extrapolated, but not far: a step may be a thousand times the one before.
+        guess = last + jnp.minimum(mesh.ratio, 1.5) * (last - older)
+        guess = jax.lax.stop_gradient(guess)
+        unravel = ravel_pytree(y0)[1]
+        control = terms.contr(t0, t1)
+
+        def slope(y: Vector) -> Vector:
+            return ravel_pytree(terms.vf_prod(t1, unravel(y), args, control))[0]
+
+        _, push = jax.linearize(slope, guess)
+        matrix = self.jacobian.matrix(push, guess, t1, unravel(guess), args, control)
+        factors = self.jacobian.factors(matrix, 1 / mesh.lead)
+        return jax.tree.map(jax.lax.stop_gradient, factors), guess
+
+
+def deferred_bdf(order: int) -> DeferredBDF2:
+    """BDF2 with as many corrections as an order of 2, 3 or 4 takes."""
+    if order not in (2, 3, 4):
+        raise InputError(f"order {order} must be 2, 3 or 4")
+    return DeferredBDF2(corrections=order - 2)
