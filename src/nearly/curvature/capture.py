@@ -14,7 +14,8 @@ each writes into rows of its own:
 - The uses that `jax.vmap` makes of one call (over tokens, say) are told apart by their index in the
   batch. Only the batching rule knows it: `_index` is a `jax.custom_batching.custom_vmap`.
 - Several calls of one layer are told apart by a counter that runs while JAX traces the model.
-- Uses that neither can tell apart (inside `jax.lax.scan`) are found by counting, and refused.
+- The steps of a loop made by `nearly.curvature.steps.scan` are told apart by their number.
+- Uses that none can tell apart (inside `jax.lax.scan`) are found by counting, and refused.
 
 What is captured is checked once, on the example: `deltas.T @ rows` must be the gradient that JAX
 computes of the layer's weights. A layer whose weights are also used elsewhere fails that check.
@@ -38,6 +39,7 @@ from nearly.curvature.layers import LinearMap, linear_map
 from nearly.curvature.named_layers import Layers, flatten_layers, known_layers, named_layers
 from nearly.curvature.named_layers import layer_names as layer_names
 from nearly.curvature.named_layers import uncovered as uncovered
+from nearly.curvature.steps import current_step
 
 Predict = Callable[[Any, Any], Any]
 
@@ -172,8 +174,9 @@ class _Probed(eqx.Module):
     counter: Iterator[int] = eqx.field(static=True)
 
     def __call__(self, x: Any, *, key: Any = None) -> Any:
-        use = _Use(self.map, self.calls, next(self.counter), self.write)
-        return _tap(use, x, self.layer(x, key=key), self.probe)
+        step, steps = current_step()
+        use = _Use(self.map, self.calls, next(self.counter), steps, self.write)
+        return _tap(use, x, self.layer(x, key=key), self.probe, jnp.asarray(step, jnp.int32))
 
     def __getattr__(self, name: str) -> Any:
         # A model may read its layer's sizes, or its weights.
@@ -188,21 +191,23 @@ class _Use(NamedTuple):
     map: LinearMap
     calls: tuple[int, ...]
     number: int
+    steps: int  # of the loops around it
     write: Any
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tap(use: _Use, x: Any, y: Any, probe: PyTree) -> Any:
+def _tap(use: _Use, x: Any, y: Any, probe: PyTree, step: Array) -> Any:
     return y
 
 
-def _tap_forward(use: _Use, x: Any, y: Any, probe: PyTree) -> Any:
-    return y, (x, _index(y, x), probe)
+def _tap_forward(use: _Use, x: Any, y: Any, probe: PyTree, step: Array) -> Any:
+    # The step varies fastest, for the samples of an enclosing vmap must vary slowest.
+    return y, (x, use.steps * _index(y, x) + step, probe)
 
 
 def _tap_backward(use: _Use, residual: Any, delta: Any) -> Any:
     x, index, probe = residual
-    return None, delta, use.write(use, x, delta, index, probe)
+    return None, delta, use.write(use, x, delta, index, probe), None
 
 
 _tap.defvjp(_tap_forward, _tap_backward)
@@ -306,7 +311,7 @@ def _calls(m: LinearMap, found: np.ndarray) -> tuple[int, ...]:
     if (indices != uses * (uses - 1) / 2).any():
         raise InputError(
             f"{m.name} is used in a loop (jax.lax.scan?), where its uses cannot be told apart: "
-            "unroll the loop, or leave it out with layers=[...]"
+            "loop by nearly.curvature.steps.scan, or leave it out with layers=[...]"
         )
     return tuple(round(r) for r in rows[: int(np.flatnonzero(uses)[-1]) + 1])
 
