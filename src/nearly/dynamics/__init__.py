@@ -34,6 +34,24 @@ def _ours(target: str, paper: str | None, *, default: bool = True) -> Method:
     return Method(f"nearly.dynamics.{target}", "ode-solvers", paper, "ours", default)
 
 
+def _stochastic(case: str) -> Problem:
+    return Problem("nearly.dynamics.problems.stochastic:stochastic", {"case": case})
+
+
+def _cir(volatility: float) -> Problem:
+    return Problem("nearly.dynamics.problems.stochastic:cir", {"volatility": volatility})
+
+
+PROBLEMS |= {
+    "gbm": _stochastic("gbm"),
+    "ornstein-uhlenbeck": _stochastic("ou"),
+    "noncommutative": _stochastic("noncommutative"),
+    "funnel-langevin": _stochastic("funnel-langevin"),
+    "cir-medium": _cir(1.5),
+    "cir-high": _cir(2.2),
+}
+
+
 def _peer(target: str, *, default: bool = True) -> Method:
     return Method(f"nearly.dynamics.{target}", "ode-solvers", None, "peer", default)
 
@@ -44,6 +62,7 @@ METHODS: dict[str, Method] = {
     "bdf2": _ours("solvers:deferred_bdf2", None, default=False),
     "deferred-bdf3": _ours("solvers:deferred_bdf3", "bdf2-deferred-correction", default=False),
     "deferred-bdf4": _ours("solvers:deferred_bdf4", "bdf2-deferred-correction"),
+    "truncated-wkb": _ours("wkb:oscillator_solver", "truncated-wkb", default=False),
     "diffrax-tsit5": _peer("solvers:tsit5"),
     "diffrax-dopri8": _peer("solvers:dopri8", default=False),
     "diffrax-kvaerno3": _peer("solvers:kvaerno3", default=False),
@@ -55,6 +74,26 @@ METHODS: dict[str, Method] = {
     "scipy-dop853": _peer("peers:scipy_dop853", default=False),
 }
 
+
+def _sde(name: str, paper: str | None = None, *, default: bool = False) -> Method:
+    source = "ours" if paper else "peer"
+    return Method(f"nearly.dynamics.sde_solvers:{name}", "sde-solvers", paper, source, default)
+
+
+_TREE = "virtual-brownian-tree-integrals"
+
+METHODS |= {
+    "diffrax-euler-heun": _sde("euler_heun", default=True),
+    "diffrax-ito-milstein": _sde("ito_milstein", default=True),
+    "diffrax-spark": _sde("spark", default=True),
+    "diffrax-shark": _sde("shark"),
+    "diffrax-quicsort": _sde("quicsort"),
+    "hosts": _sde("hosts", _TREE),
+    "hosts-adaptive": _sde("hosts_adaptive", _TREE),
+    "drift-implicit-euler": _sde("die", _TREE),
+    "drift-implicit-euler-adaptive": _sde("die_adaptive", _TREE),
+}
+
 __getattr__, __all__ = attach(
     __name__,
     {
@@ -64,8 +103,16 @@ __getattr__, __all__ = attach(
         "Sparse": "nearly.dynamics.jacobians:Sparse",
         "deferred_bdf": "nearly.dynamics.deferred:deferred_bdf",
         "msrktase2": "nearly.dynamics.wmethods:msrktase2",
+        "truncated_wkb": "nearly.dynamics.wkb:truncated_wkb",
         "msrktase3": "nearly.dynamics.wmethods:msrktase3",
         "InitialValueProblem": "nearly.dynamics.problems.initial_value:InitialValueProblem",
+        "GridBrownianPath": "nearly.dynamics.brownian:GridBrownianPath",
+        "HOStS": "nearly.dynamics.cir:HOStS",
+        "DIE": "nearly.dynamics.cir:DIE",
+        "CIRTerm": "nearly.dynamics.cir:CIRTerm",
+        "CIRStepSize": "nearly.dynamics.cir:CIRStepSize",
+        "ReversibleAdjoint": "nearly.dynamics.reversible:ReversibleAdjoint",
+        "StochasticProblem": "nearly.dynamics.problems.stochastic:StochasticProblem",
         "Oscillator": "nearly.dynamics.problems.oscillator:Oscillator",
     },
 )

@@ -1,3 +1,5 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
+from nearly.dynamics.claims import reversible as reversible
 from nearly.dynamics.claims import stiff as stiff
+from nearly.dynamics.claims import stochastic as stochastic

@@ -1,0 +1,134 @@
+"""HOStS, drift-implicit Euler and the step sizes of the Cox-Ingersoll-Ross equation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nearly.core.errors import InputError
+from nearly.dynamics.brownian import GridBrownianPath
+from nearly.dynamics.cir import DIE, CIRStepSize, CIRTerm, HOStS
+
+
+class NoNoise(dfx.AbstractBrownianPath[Any]):
+    """A path that stands still."""
+
+    t0: float = 0.0
+    t1: float = 10.0
+    levy_area: Any = eqx.field(static=True, default=dfx.SpaceTimeLevyArea)
+
+    def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
+        zero = jnp.zeros(2, jnp.float64)
+        return dfx.SpaceTimeLevyArea(dt=t1 - t0, W=zero, H=zero) if use_levy else zero
+
+
+def solved(solver: Any, steps: int, term: CIRTerm, start: Any, end: float = 1.0) -> Any:
+    return dfx.diffeqsolve(term, solver, 0.0, end, end / steps, start, max_steps=None).ys[-1]
+
+
+def test_without_noise_hosts_follows_the_drift_exactly() -> None:
+    with jax.enable_x64(True):
+        start = jnp.array([0.7, 3.0])
+        term = CIRTerm(1.3, 0.9, 0.8, NoNoise())
+        level = 0.9 - 0.8**2 / (4 * 1.3)
+        exact = level + (start - level) * np.exp(-1.3)
+        np.testing.assert_allclose(solved(HOStS(), 3, term, start), exact, rtol=1e-13)
+
+
+def test_die_solves_the_implicit_equation_of_the_root() -> None:
+    """x1 = x0 + h (a c / x1 - a x1) / 2 for x the square root, without noise."""
+    with jax.enable_x64(True):
+        start = jnp.array([0.7, 3.0])
+        a, h = 1.3, 0.5
+        root = np.sqrt(solved(DIE(), 1, CIRTerm(a, 0.9, 0.8, NoNoise()), start, h))
+        level = 0.9 - 0.8**2 / (4 * a)
+        step = h * (a * level / root - a * root) / 2
+        np.testing.assert_allclose(root, np.sqrt(start) + step, rtol=1e-13)
+
+
+def test_strong_orders_at_low_volatility() -> None:
+    with jax.enable_x64(True):
+        path = GridBrownianPath(
+            jax.random.key(0), 0.0, 1.0, 1024, (100,), dfx.SpaceTimeTimeLevyArea
+        )
+        term = CIRTerm(1.0, 1.0, 0.4, path)
+        start = jnp.ones(100)
+        truth = solved(HOStS(), 1024, term, start)
+        for solver, order in ((HOStS(), 1.5), (DIE(), 1.0)):
+            errors = [
+                float(jnp.sqrt(jnp.mean((solved(solver, n, term, start) - truth) ** 2)))
+                for n in (4, 8, 16, 32, 64)
+            ]
+            slope = np.polyfit(np.log([4, 8, 16, 32, 64]), np.log(errors), 1)[0]
+            assert slope == pytest.approx(-order, abs=0.15)
+
+
+def adaptive(tolerance: float, key: Any, **settings: Any) -> dfx.Solution:
+    path = GridBrownianPath(key, 0.0, 2.0, 64, (), dfx.SpaceTimeLevyArea, refinements=8)
+    return dfx.diffeqsolve(
+        CIRTerm(1.0, 1.0, 2.2, path),
+        HOStS(),
+        *(0.0, 2.0, None, jnp.asarray(3.0)),
+        stepsize_controller=CIRStepSize(tolerance, 2.0**-12),
+        max_steps=2000,
+        **settings,
+    )
+
+
+def test_steps_follow_the_rule_and_the_mean_that_of_the_equation() -> None:
+    tolerance = 0.05
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(1), 1000)
+        run = jax.jit(jax.vmap(lambda key: adaptive(tolerance, key).ys[-1]))
+        ends = np.asarray(run(keys))
+        exact = 1 + 2 * np.exp(-2.0)
+        assert abs(ends.mean() - exact) < 4.5 * ends.std() / np.sqrt(1000)
+        one = adaptive(tolerance, keys[0], saveat=dfx.SaveAt(t0=True, steps=True))
+    used = np.isfinite(one.ts)
+    times, values = np.asarray(one.ts)[used], np.asarray(one.ys)[used]
+    allowed = np.maximum(np.cbrt(tolerance * np.maximum(values, 0)) ** 2, 2.0**-12)
+    steps = np.diff(times)
+    assert np.all(steps < 1.1 * np.minimum(allowed[:-1], allowed[1:]) * (1 + 1e-9))
+    assert steps.max() > 5 * steps.min()
+
+
+def test_an_ordinary_solver_takes_the_term_and_gradients_are_finite() -> None:
+    with jax.enable_x64(True):
+        path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 256, (50,), dfx.SpaceTimeLevyArea)
+        start = jnp.ones(50)
+        term = CIRTerm(1.0, 1.0, 0.4, path)
+        np.testing.assert_allclose(
+            solved(dfx.Heun(), 256, term, start), solved(HOStS(), 256, term, start), atol=0.02
+        )
+
+        def mean(volatility: Any) -> Any:
+            term = CIRTerm(1.0, 1.0, volatility, path)
+            ends = dfx.diffeqsolve(term, HOStS(), 0.0, 1.0, 1 / 16, start).ys
+            return jnp.mean(ends)
+
+        slope = (mean(2.0 + 1e-6) - mean(2.0 - 1e-6)) / 2e-6
+        assert jax.grad(mean)(2.0) == pytest.approx(float(slope), rel=1e-4)
+
+
+def test_mistakes_name_value_and_remedy() -> None:
+    path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 4)
+    start = jnp.float32(1)
+    with pytest.raises(InputError, match=r"volatility=0\.0 must be positive"):
+        CIRTerm(1.0, 1.0, 0.0, path)
+    with pytest.raises(InputError, match=r"tolerance=-1\.0 must be positive"):
+        CIRStepSize(-1.0, 1e-3)
+    with pytest.raises(InputError, match="SpaceTimeLevyArea, not BrownianIncrement"):
+        dfx.diffeqsolve(CIRTerm(1.0, 1.0, 1.0, path), HOStS(), 0.0, 1.0, 0.25, start)
+    with pytest.raises(InputError, match="pass dt0=None"):
+        dfx.diffeqsolve(
+            CIRTerm(1.0, 1.0, 1.0, path),
+            DIE(),
+            *(0.0, 1.0, 0.25, start),
+            stepsize_controller=CIRStepSize(0.1, 0.01),
+        )

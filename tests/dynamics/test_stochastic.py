@@ -1,0 +1,95 @@
+"""`StochasticProblem`: truths on the same path, honest counts, every catalogued solver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from nearly.core import catalogue
+from nearly.core.compare import compare
+from nearly.core.errors import InputError
+from nearly.core.lazy import load
+from nearly.dynamics.cir import CIRStepSize, HOStS
+from nearly.dynamics.problems.stochastic import StochasticProblem, cir, stochastic
+
+SOLVERS = catalogue.methods("sde-solvers")
+
+
+def solved(problem: StochasticProblem, method: Any, dial: float) -> Any:
+    with jax.enable_x64(True):
+        standin = problem.build(method, dial, key=None)
+        return eqx.filter_jit(lambda s: problem.apply(s, key=None))(standin)
+
+
+def test_truths_agree_with_fine_solutions() -> None:
+    for case, solver, tolerance in (
+        ("gbm", dfx.SPaRK(), 2e-4),
+        ("ou", dfx.ShARK(), 1e-6),
+    ):
+        problem = stochastic(case, paths=20, cells=256)
+        value = solved(problem, solver, 256)
+        assert problem.errors(value)["strong"] < tolerance, case
+        assert np.all(value[1] == 256)
+
+
+def test_work_is_queries_and_calls_over_all_paths() -> None:
+    problem = stochastic("gbm", paths=7, cells=64)
+    frontier = compare(problem, {"heun": dfx.EulerHeun()}, dials=[8], seeds=(0,))
+    (run,) = frontier.runs
+    assert run.work["queries"] == 7 * 8
+    assert run.work["drift"] == 7 * 8
+    assert run.work["diffusion"] == 2 * 7 * 8
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_every_catalogued_solver_runs_on_a_problem_of_its_kind(name: str) -> None:
+    method = load(SOLVERS[name].target)
+    for problem in (
+        stochastic("gbm", paths=4, cells=64),
+        stochastic("ou", paths=4, cells=64),
+        stochastic("funnel-langevin", paths=4, cells=64),
+        cir(1.5, paths=4, cells=64, refinements=4),
+    ):
+        try:
+            dial = problem.dials(method)[1]
+            ends, steps = solved(problem, method, dial)
+        except (InputError, ValueError, TypeError):
+            continue  # a solver of another kind of equation says so
+        assert np.all(np.isfinite(ends))
+        assert np.all(steps > 1)
+        return
+    pytest.fail(f"{name} ran on no problem")
+
+
+def test_no_increments_give_the_noncommutative_pair_more_than_half_an_order() -> None:
+    problem = stochastic("noncommutative", paths=100, cells=1024)
+    errors = [
+        problem.errors(solved(problem, dfx.EulerHeun(), n))["strong"] for n in (8, 16, 32, 64)
+    ]
+    slope = np.polyfit(np.log([8, 16, 32, 64]), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-0.5, abs=0.15)
+    assert 0 < problem.floor() < min(errors)
+
+
+def test_adaptive_dials_are_tolerances() -> None:
+    problem = cir(1.5, paths=4, cells=64, refinements=4)
+    method = {"solver": HOStS(), "stepsize_controller": CIRStepSize(1.0, 1e-9)}
+    loose, tight = (solved(problem, method, dial) for dial in (0.2, 0.01))
+    assert tight[1].mean() > 2 * loose[1].mean()
+    assert max(problem.dials(method)) < 1 < min(problem.dials(HOStS()))
+
+
+def test_mistakes_name_value_and_remedy() -> None:
+    with pytest.raises(InputError, match="cells=100 must be a power of two"):
+        stochastic("gbm", cells=100)
+    with pytest.raises(InputError, match="unknown stochastic equation 'gmb'"):
+        stochastic("gmb")
+    with pytest.raises(InputError, match="paths=1"):
+        stochastic("gbm", paths=1)
+    with pytest.raises(InputError, match="int is no solver"):
+        stochastic("gbm").build(3, 4, key=None)
