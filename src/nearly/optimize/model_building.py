@@ -62,8 +62,9 @@ def model_building_sgd(
     **Cost:** O(parameters) time, no memory between steps beyond three numbers; a value each step, a
     gradient more in each rejected one (under `vmap` in every step, which it cannot skip).
 
-    A leaf whose model has no unique solution (sigma or the determinant vanish) takes its trial step
-    shortened to a tenth; the authors' code divides by them.
+    A leaf whose model has no unique solution (sigma or the determinant vanish), or whose trial has
+    a loss or gradient that is not finite, takes its trial step shortened to a tenth; the authors'
+    code divides by them.
     """
     _check(learning_rate, c, eta, epoch)
 
@@ -143,12 +144,14 @@ def _model_building(
         square = trees.tree_norm(jax.tree.map(_precise, updates), squared=True)
         trial = jax.tree.map(lambda g: -rate.astype(g.dtype) * g, updates)
         there = optax.apply_updates(params, trial)
-        bound = _value(extra) - c * rate * square
-        # Also where the loss there is no number.
-        rejected = ~(_value_fn(extra, "value_fn")(there) <= bound) & (square > LEAST_NORM**2)
+        found = _value_fn(extra, "value_fn")(there)
+        accepted = found <= _value(extra) - c * rate * square
+        rejected = ~accepted & (square > LEAST_NORM**2)
 
         def modelled() -> PyTree:
             before, after = gradients(params, there, updates, extra)
+            # Where the loss is no number its gradient tells nothing, whatever it is.
+            after = jax.tree.map(lambda h: jnp.where(jnp.isfinite(found), h, jnp.nan), after)
             return jax.tree.map(lambda g, h, s: model_step(g, h, s, eta), before, after, trial)
 
         step = jax.lax.cond(rejected, modelled, lambda: trial)

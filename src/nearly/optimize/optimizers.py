@@ -67,7 +67,13 @@ def _triple_momentum(rate: Any) -> optax.GradientTransformation:
 
 def _armijo_sgd(rate: Any) -> optax.GradientTransformation:
     search = optax.scale_by_backtracking_linesearch(15, slope_rtol=0.1, max_learning_rate=rate)
-    return optax.chain(optax.sgd(1.0), search)
+    chained = optax.chain(optax.sgd(1.0), search)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        needed = {name: extra[name] for name in ("value", "grad", "value_fn")}  # others it refuses
+        return chained.update(updates, state, params, **needed)
+
+    return optax.GradientTransformationExtraArgs(chained.init, update)
 
 
 def _kfac(rate: Any) -> optax.GradientTransformationExtraArgs:

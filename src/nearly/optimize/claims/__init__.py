@@ -3,6 +3,7 @@
 from nearly.optimize.claims import adaptive as adaptive
 from nearly.optimize.claims import grokking as grokking
 from nearly.optimize.claims import interpolation as interpolation
+from nearly.optimize.claims import model_building as model_building
 from nearly.optimize.claims import newton as newton
 from nearly.optimize.claims import preconditioned as preconditioned
 from nearly.optimize.claims import schedules as schedules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
@@ -32,7 +33,7 @@ class Decaying(WithRate):
 
     def prepared(self, steps: int, train: Train) -> WithRate:
         del train
-        return Shaped(self.make, self.learning_rate, tabulated(self.shape(steps), steps))
+        return Shaped(self.make, self.learning_rate, _table(self.shape, steps))
 
 
 class Refined(WithRate):
@@ -45,7 +46,7 @@ class Refined(WithRate):
     order: int = eqx.field(static=True)
 
     def prepared(self, steps: int, train: Train) -> WithRate:
-        linear = tabulated(linear_decay(steps), steps)
+        linear = _table(linear_decay, steps)
         recorded = train(_Recording(self.make, self.learning_rate, linear, self.order))
         norms = np.asarray(recorded[0].norms)
         if not np.all(np.isfinite(norms)) or norms.max() == 0:
@@ -60,6 +61,11 @@ class _Recording(Shaped):
 
     def __call__(self) -> optax.GradientTransformation:
         return optax.chain(record_norms(len(self.shape.values), self.order), super().__call__())
+
+
+@lru_cache(64)  # every learning rate asks for the same
+def _table(shape: Callable[[int], optax.Schedule], steps: int) -> Tabulated:
+    return tabulated(shape(steps), steps)
 
 
 def constant(steps: int) -> optax.Schedule:
