@@ -35,6 +35,7 @@ from nearly.core.errors import InputError
 from nearly.curvature.capture import Captured
 from nearly.curvature.named_layers import Layers
 from nearly.curvature.parameterization import Damping, Moments, heuristic_damping
+from nearly.linear.lapack import one_by_one
 from nearly.optimize.adaptive.settings import Rate, check_decays, check_positive, rate_at
 from nearly.optimize.kronecker.layerwise import (
     finite_or,
@@ -192,7 +193,8 @@ def batch_moments(captured: Captured) -> Moments:
 
 def damped_inverses(moments: Moments, damping: tuple[Array, Array]) -> Moments:
     """Each factor plus its damping on the diagonal, inverted by Cholesky's factorisation."""
-    found = (_inverse(m + d * jnp.eye(m.shape[0], dtype=m.dtype)) for m, d in zip(moments, damping))
+    invert = one_by_one(_inverse)  # (a batch of trainings would wait for itself)
+    found = (invert(m + d * jnp.eye(m.shape[0], dtype=m.dtype)) for m, d in zip(moments, damping))
     return Moments(*found)
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nearly.linear.lapack import one_by_one
 from nearly.linear.matrix_functions import spectral_norm
 
 InverseRoot = Callable[[Float[Array, "batch n n"], int, float], Float[Array, "batch n n"]]
@@ -36,12 +37,17 @@ def eigh_inverse_root(
     Eigenvalues that rounding made negative count as zero, before the ridge is added; the root of a
     zero matrix is the identity.
     """
-    values, vectors = jnp.linalg.eigh(matrices)
+    values, vectors = jax.vmap(one_by_one(_eigh))(matrices)
     largest = values[:, -1:]
     scale = jnp.where(largest > 0, largest, 1)
     lifted = jnp.maximum(values, 0) / scale + ridge
     powers = jnp.where(largest > 0, scale ** (-1 / order) * lifted ** (-1 / order), 1)
     return (vectors * powers[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
+
+
+def _eigh(matrix: Float[Array, "n n"]) -> tuple[Array, Array]:
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
 
 
 def newton_inverse_root(
