@@ -149,7 +149,9 @@ def _of_one(losses: Losses, model: Any, inputs: PyTree, targets: PyTree) -> Arra
 def _look(structure: Any, leaves: tuple[Any, ...], names: tuple[str, ...]) -> Capture:
     """How a model uses its layers: the same for all values of its arrays, which may be unknown."""
     with jax.ensure_compile_time_eval():
-        losses, like, example = jax.tree.unflatten(structure, [_stand_in(x) for x in leaves])
+        losses, like, example = jax.tree.unflatten(structure, leaves)
+        losses, like = jax.tree.map(_weights, (losses, like))
+        example = jax.tree.map(_data, example)
         return Capture.of(
             like, example, predict=lambda m, sample: _of_one(losses, m, *sample), layers=names
         )
@@ -159,11 +161,20 @@ def _shape(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
 
 
-def _stand_in(leaf: Any) -> Any:
+def _weights(leaf: Any) -> Any:
+    return _stand_in(leaf, lambda *like: jax.random.normal(jax.random.key(0), *like) / 4)
+
+
+def _data(leaf: Any) -> Any:
+    # Positive, for a loss may take their logarithm or root.
+    return _stand_in(leaf, lambda *like: jax.random.uniform(jax.random.key(0), *like, 0.5, 1))
+
+
+def _stand_in(leaf: Any, draw: Callable[..., Array]) -> Any:
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype) / 4
+        return draw(leaf.shape, leaf.dtype)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.split(jax.random.key(0), leaf.shape)
     return jnp.zeros(leaf.shape, leaf.dtype)

@@ -23,6 +23,7 @@ PROBLEMS: dict[str, Problem] = {
     "modular-addition": Problem("nearly.optimize.problems.modular:modular_addition"),
     "strong-growth-counterexample": _sum("strong_growth_counterexample"),
     "imitation-control": Problem("nearly.optimize.problems.imitation:imitation_control"),
+    "deep-hedging": Problem("nearly.optimize.problems.hedging:deep_hedging"),
     "logreg-breast-cancer": _smooth("logistic_regression"),
     "logsumexp": _smooth("log_sum_exp"),
     "cubic-chain": _smooth("cubic_chain"),

@@ -1,6 +1,7 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
 from nearly.optimize.claims import adaptive as adaptive
+from nearly.optimize.claims import factors as factors
 from nearly.optimize.claims import grokking as grokking
 from nearly.optimize.claims import interpolation as interpolation
 from nearly.optimize.claims import model_building as model_building
