@@ -15,13 +15,8 @@ from jaxtyping import TypeCheckError
 from nearly.core.errors import InputError, UnknownName
 from nearly.operators.data import Grid, Pairs
 from nearly.operators.losses import RelativeH1
-from nearly.operators.multigrid import (
-    MgNO,
-    Prolongation,
-    TrainedMgNO,
-    mgno,
-    v_cycle,
-)
+from nearly.operators.multigrid import MgNO, TrainedMgNO, mgno
+from nearly.operators.v_cycle import Prolongation, v_cycle
 
 KEY = jax.random.key(0)
 

@@ -29,14 +29,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
-from nearly.operators.data import Pairs, check_data
+from nearly.operators.data import Pairs
 from nearly.operators.training import (
     FieldLoss,
+    MapBuilder,
     Normalized,
     Schedule,
     normalized,
     relative_l2_loss,
-    train,
 )
 
 # ---- the spectral block
@@ -316,11 +316,11 @@ def _spectral_block(
 # ---- learning from pairs
 
 
-class TrainedLSM(eqx.Module):
+class TrainedLSM(MapBuilder):
     """Builds a latent spectral model from pairs of fields, trained and normalised.
 
     **Arguments:** `width`, `scales`, `patch`, `tokens`, `heads`, `basis` of
-    `latent_spectral_model`; the others of `operators.training.train`.
+    `latent_spectral_model`; the others of `MapBuilder`.
 
     The defaults are for seconds of one core: the paper has width 64 (NS, Darcy), 5 scales, 500
     epochs of batches of 20, and halves its rate of 5e-4 every 100.
@@ -339,23 +339,6 @@ class TrainedLSM(eqx.Module):
     schedule: Schedule = "cosine"
     weight_decay: float = 1e-4
     loss: FieldLoss = relative_l2_loss
-
-    def __call__(self, data: Pairs, *, key: Any) -> Normalized:
-        """A module `[inputs, *grid] -> [outputs, *grid]`. Raises `InputError` if it diverges."""
-        start, order = jax.random.split(key)
-        check_data(data)
-        return train(
-            self.untrained(data, start),
-            data,
-            steps=self.steps,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            weight_decay=self.weight_decay,
-            loss=self.loss,
-            dispatch="steps",
-            key=order,
-        ).model
 
     def untrained(self, data: Pairs, key: Any) -> Normalized:
         """The model before training, with the data's statistics in it."""

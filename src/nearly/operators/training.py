@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -215,6 +216,45 @@ def train(
             f"training diverged: {trained.reason}; lower learning_rate={learning_rate}"
         )
     return trained
+
+
+class MapBuilder(eqx.Module):
+    """Builds a convolutional solution map from pairs of fields: its training, once for all of them.
+
+    **Arguments:** `steps`, `batch`, `learning_rate`, `schedule`, `weight_decay`, `loss` of `train`.
+    **Subclasses** say what is trained: `untrained`. Every step is dispatched on its own, which on
+    a CPU is several times faster for convolutions than a compiled loop of steps.
+
+    **Cost:** `steps` gradients of `batch` samples.
+    """
+
+    steps: eqx.AbstractVar[int]
+    batch: eqx.AbstractVar[int]
+    learning_rate: eqx.AbstractVar[float]
+    schedule: eqx.AbstractVar[Schedule]
+    weight_decay: eqx.AbstractVar[float]
+    loss: eqx.AbstractVar[FieldLoss]
+
+    @abstractmethod
+    def untrained(self, data: Pairs, key: Any) -> Normalized:
+        """The model before training, with the data's statistics in it."""
+
+    def __call__(self, data: Pairs, *, key: Any) -> Normalized:
+        """A module `[inputs, *grid] -> [outputs, *grid]`. Raises `InputError` if it diverges."""
+        start, order = jax.random.split(key)
+        check_data(data)
+        return train(
+            self.untrained(data, start),
+            data,
+            steps=self.steps,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            loss=self.loss,
+            dispatch="steps",
+            key=order,
+        ).model
 
 
 def parameter_count(model: Any) -> int:

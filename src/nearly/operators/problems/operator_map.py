@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,24 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nearly.core import catalogue
 from nearly.core.errors import InputError
 from nearly.core.measure import stopwatch
-from nearly.core.problem import Host, Problem
-from nearly.core.tally import counted
-from nearly.operators import DIMENSIONS
 from nearly.operators.baselines import CoarseMap, CoarseSolver
 from nearly.operators.data import Pairs
 from nearly.operators.family import Family, relative_errors
-from nearly.operators.training import parameter_count
+from nearly.operators.problems.learned import (
+    TEST_SEED,
+    TRAINING_SEED,
+    Learned,
+    described,
+    sample_counts,
+)
 from nearly.pde.metrics import relative_h1
 
 LABELS = "labelled solves"
-RIVAL = "coarse-solver"
-TRAINING_SEED, TEST_SEED = 101, 202  # of the data: the same for every method and every seed
 
 
-class OperatorMap(Problem):
+class OperatorMap(Learned):
     """Learn the solution map of a family of equations from solved examples; or just solve.
 
     A method (protocol `solution-maps`) is one of
@@ -67,43 +66,14 @@ class OperatorMap(Problem):
     error_name: ClassVar[str] = "relative L2"
     work_name: ClassVar[str] = "seconds"
     protocol: ClassVar[str] = "solution-maps"
+    label: ClassVar[str] = LABELS
+    coarse: ClassVar[str] = "coarse-solver"
 
-    def __check_init__(self) -> None:
-        if not self.counts or not 1 <= min(self.counts) <= max(self.counts) <= len(self.training):
-            raise InputError(
-                f"sample counts {self.counts} must lie between 1 and the {len(self.training)} "
-                "training samples"
-            )
+    def stand_in(self, solver: CoarseSolver, resolution: int) -> Any:
+        return solver.at(self.family, resolution)
 
-    def methods(self) -> Mapping[str, catalogue.Method]:
-        """The catalogue; by default those that are at home on grids of this dimension."""
-        return at_home(super().methods(), self.family.grid.dims)
-
-    def rival(self) -> str:
-        return RIVAL
-
-    def floor(self) -> float:
-        return max(self.uncertainty, float(np.finfo(self.dtype).eps))
-
-    def random(self, method: Any) -> bool:
-        return getattr(method, "random", True)
-
-    def dials(self, method: Any) -> Sequence[int]:
-        if isinstance(method, CoarseSolver):
-            return self.family.resolutions
-        return getattr(method, "dials", self.counts)
-
-    def build(self, method: Any, dial: Any, *, key: Any) -> Any:
-        if isinstance(method, CoarseSolver):
-            return method.at(self.family, int(dial))
-        check_builder(method)
-        data = self.training[: int(dial)]
-        count_labels(data.inputs)
-        return check_module(method(data, key=key))
-
-    def spent(self, method: Any, dial: Any) -> float:
-        """What the labels cost when they were solved for: they are kept and shared."""
-        return 0.0 if isinstance(method, CoarseSolver) else dial * self.training.solve_seconds
+    def labels(self, data: Pairs) -> Any:
+        return data.inputs
 
     def apply(self, standin: Any, *, key: Any) -> Any:
         del key
@@ -134,25 +104,6 @@ class OperatorMap(Problem):
             found["relative L2 at twice the resolution"] = float(errors.mean())
         return found
 
-    def work(self, standin: Any) -> Mapping[str, float]:
-        return {"parameters": parameter_count(standin)}
-
-
-def at_home(lines: Mapping[str, catalogue.Method], dims: int) -> dict[str, catalogue.Method]:
-    """The lines, those that train for minutes on grids of so many dimensions not by default."""
-    return {
-        name: replace(line, default=line.default and dims in DIMENSIONS.get(name, (dims,)))
-        for name, line in lines.items()
-    }
-
-
-def sample_counts(samples: int, dims: int) -> tuple[int, ...]:
-    """The dials of learned methods: an eighth of the samples and all; all alone in the plane.
-
-    A comparison is to end in minutes, and in the plane a training takes half of one.
-    """
-    return (samples,) if dims > 1 else tuple(dict.fromkeys((max(samples // 8, 1), samples)))
-
 
 def predict(standin: Any, data: Pairs) -> Any:
     """The stand-in's output fields for all inputs of the data, `[samples, channels, *grid]`."""
@@ -170,39 +121,11 @@ def takes(standin: Any, data: Pairs) -> bool:
     return shapes.shape == data.outputs.shape
 
 
-def check_builder(method: Any) -> None:
-    """Raise `InputError` for what is no builder."""
-    if isinstance(method, Host) or not callable(method):
-        raise InputError(
-            f"a {type(method).__name__} is no method here: give a builder (data, *, key) -> module"
-        )
-
-
-def check_module(module: Any) -> Any:
-    """The module a builder made; raises `InputError` if it cannot be called."""
-    if not callable(module):
-        raise InputError(
-            f"the builder handed back a {type(module).__name__}: it must give a module to call"
-        )
-    return module
-
-
-def count_labels(samples: Any, unit: str = LABELS) -> None:
-    """Charge the open tally with one solve for each sample."""
-    jax.vmap(counted(jnp.ravel, unit))(jnp.asarray(samples))
-
-
 def relative_h1_errors(values: Any, data: Pairs) -> np.ndarray:
     """The relative H1 error of each sample, `[samples]`."""
     grid = data.grid
     each = partial(relative_h1, length=grid.lengths, periodic=grid.periodic)
     return np.asarray(jax.vmap(each)(jnp.asarray(values), jnp.asarray(data.outputs)))
-
-
-def described(family: Family) -> str:
-    """A family's settings in words: what two frontiers must agree on."""
-    values = {f.name: getattr(family, f.name) for f in fields(family)}
-    return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 def operator_map(

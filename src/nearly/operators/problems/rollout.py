@@ -10,31 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nearly.core import catalogue
-from nearly.core.errors import InputError
 from nearly.core.measure import stopwatch
-from nearly.core.problem import Problem
 from nearly.operators.baselines import CoarseSolver, CoarseStepper
 from nearly.operators.data import Trajectories, resample
 from nearly.operators.family import Evolution
-from nearly.operators.problems.operator_map import (
+from nearly.operators.problems.learned import (
     TEST_SEED,
     TRAINING_SEED,
-    at_home,
-    check_builder,
-    check_module,
-    count_labels,
+    Learned,
     described,
     sample_counts,
 )
-from nearly.operators.training import parameter_count
 from nearly.pde.metrics import correlation_time, divergence_time, rollout_error
 
 TRAJECTORIES = "labelled trajectories"
-RIVAL = "coarse-stepper"
 
 
-class Rollout(Problem):
+class Rollout(Learned):
     """Step a family's states forward, over and over, and stay near the reference trajectory.
 
     A method (protocol `solution-steppers`) is one of
@@ -70,48 +62,19 @@ class Rollout(Problem):
     error_name: ClassVar[str] = "rollout error"
     work_name: ClassVar[str] = "seconds"
     protocol: ClassVar[str] = "solution-steppers"
-
-    def __check_init__(self) -> None:
-        if not self.counts or not 1 <= min(self.counts) <= max(self.counts) <= len(self.training):
-            raise InputError(
-                f"trajectory counts {self.counts} must lie between 1 and the "
-                f"{len(self.training)} training trajectories"
-            )
-
-    def methods(self) -> Mapping[str, catalogue.Method]:
-        """The catalogue; by default those that are at home on grids of this dimension."""
-        return at_home(super().methods(), self.family.grid.dims)
-
-    def rival(self) -> str:
-        return RIVAL
-
-    def floor(self) -> float:
-        return max(self.uncertainty, float(np.finfo(self.dtype).eps))
+    label: ClassVar[str] = TRAJECTORIES
+    coarse: ClassVar[str] = "coarse-stepper"
 
     @property
     def frames(self) -> int:
         """How many steps are taken."""
         return self.tests.states.shape[1] - 1
 
-    def random(self, method: Any) -> bool:
-        return getattr(method, "random", True)
+    def stand_in(self, solver: CoarseSolver, resolution: int) -> Any:
+        return solver.stepper(self.family, resolution)
 
-    def dials(self, method: Any) -> Sequence[int]:
-        if isinstance(method, CoarseSolver):
-            return self.family.resolutions
-        return getattr(method, "dials", self.counts)
-
-    def build(self, method: Any, dial: Any, *, key: Any) -> Any:
-        if isinstance(method, CoarseSolver):
-            return method.stepper(self.family, int(dial))
-        check_builder(method)
-        data = self.training[: int(dial)]
-        count_labels(data.states, TRAJECTORIES)
-        return check_module(method(data, key=key))
-
-    def spent(self, method: Any, dial: Any) -> float:
-        """What the labels cost when they were solved for: they are kept and shared."""
-        return 0.0 if isinstance(method, CoarseSolver) else dial * self.training.solve_seconds
+    def labels(self, data: Trajectories) -> Any:
+        return data.states
 
     def apply(self, standin: Any, *, key: Any) -> Any:
         return rollouts(standin, self.tests, self.frames, key)
@@ -144,7 +107,7 @@ class Rollout(Problem):
     def work(self, standin: Any) -> Mapping[str, float]:
         calls = getattr(standin, "calls", None)  # of a network in one step, where a stepper says
         own = {} if calls is None else {"network calls*": float(calls)}
-        return {"parameters": parameter_count(standin), **own}
+        return {**super().work(standin), **own}
 
 
 def rollouts(standin: Any, data: Trajectories, frames: int, key: Any) -> Any:
