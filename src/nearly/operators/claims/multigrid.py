@@ -26,7 +26,10 @@ SEEDS = range(3)
 POINTS, SAMPLES, TESTS = 64, 128, 32
 STEPS, BATCH = 150, 8
 H1 = RelativeH1()
-TABLE = "table of Darcy problems, relative L2, all trained on the same H1 loss: "
+TABLE = (
+    "table of Darcy problems, relative L2, all trained on the same H1 loss (figures quoted from "
+    "memory): "
+)
 SCALED = (
     "64 x 64 cells, 128 samples, width 8, 150 steps of 8 for 211 x 211 points, 1000 samples, "
     "width 24, 500 epochs; statistics of channels, not of pixels"

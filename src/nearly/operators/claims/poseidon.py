@@ -201,8 +201,8 @@ SCALED = (
         "trajectories of 7 snapshots, equal steps",
         ">=",
         1.0,
-        "supplement D.6.1, figure 45: all2all training is ahead of vanilla training at equal "
-        "numbers of trajectories",
+        "supplement on training strategies: all2all training is ahead of vanilla training at equal "
+        "numbers of trajectories (quoted from memory)",
         scaled=SCALED,
     ),
 )
@@ -261,8 +261,9 @@ def _gain_of_pretraining(scale: Scale, count: int, seed: int) -> float:
         ">=",
         1.5,
         "derived: the largest network is about five times as accurate as when trained from scratch "
-        "(supplement, comparison with DPOT); a third of that is asked of one 3,000 times smaller, "
-        "pretrained on three equations with 64 trajectories each instead of 77,840",
+        "(supplement, comparison with DPOT; quoted from memory); a third of that is asked of one "
+        "3,000 times smaller, pretrained on three equations with 64 trajectories each instead of "
+        "77,840",
         scaled=SCALED,
     ),
     limits="pretraining for 1,000 steps on three equations, none of them a flow, does not make up "
@@ -284,7 +285,8 @@ def pretraining_carries_over() -> list[float]:
         ">=",
         2.0,
         "derived: the largest network is about five times as accurate as when trained from scratch "
-        "(supplement, comparison with DPOT); two fifths of that for the smallest one",
+        "(supplement, comparison with DPOT; quoted from memory); two fifths of that for "
+        "the smallest one",
         scaled="three scalar equations with 1,024 trajectories each instead of two systems of "
         "fluid dynamics with 77,840",
     ),

@@ -85,8 +85,8 @@ ONE_STEP = replace(REFINER, form=PLAIN)
         "trained by squared error for the same steps",
         ">=",
         1.15,
-        "section 4.1: about 98 s against 75 s on Kuramoto-Sivashinsky, 1.3 times; half of the "
-        "gain is asked of a small network and few steps",
+        "section 4.1: about 98 s against 75 s on Kuramoto-Sivashinsky, 1.3 times (quoted from "
+        "memory); half of the gain is asked of a small network and few steps",
         scaled=SCALED,
     ),
     limits=SHORT_TRAINING,
@@ -191,7 +191,7 @@ def faint_modes() -> list[float]:
         "trained by squared error, length 64 with 256 points, width 64",
         ">=",
         1.2,
-        "section 4.1: about 98 s against 75 s, 1.3 times",
+        "section 4.1: about 98 s against 75 s, 1.3 times (quoted from memory)",
         scaled="four levels without attention; 100,000 steps; the length does not vary",
     ),
 )

@@ -132,7 +132,7 @@ def heat_error() -> list[float]:
         "<=",
         1e-13,
         'abstract: "achieving machine precision in step-by-step optimizations"; 1e-13 is where '
-        "the paper's losses lie",
+        "the paper's losses lie (quoted from memory)",
         scaled="one dimension, 1,024 points, a network of 881 parameters, subsets of 256",
     ),
 )
@@ -218,8 +218,8 @@ def over_optimised() -> list[float]:
         "800 steps, 256 x 256 points, width 40, depth 7",
         "<=",
         1e-5,
-        "the paper's figure for the heat equation is of the order of 1e-6; a decade is left for "
-        "another first field",
+        "the paper's figure for the heat equation is of the order of 1e-6 (quoted from memory); a "
+        "decade is left for another first field",
         scaled="another first field, as smooth as the paper's",
     ),
 )
