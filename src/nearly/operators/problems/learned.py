@@ -31,8 +31,8 @@ class Learned(Problem):
     against is the coarse solver at the cheapest resolution that reaches its error.
 
     **Subclasses** say the `label`, the unit of what is solved for, and the catalogue's name of the
-    `coarse` solver, and define `stand_in` and `labels`. Raises `InputError` for counts that the training
-    samples do not have.
+    `coarse` solver, and define `stand_in` and `labels`. Raises `InputError` for counts that the
+    training samples do not have.
     """
 
     family: eqx.AbstractVar[Family]
