@@ -11,3 +11,4 @@ from nearly.optimize.claims import schedules as schedules
 from nearly.optimize.claims import step_sizes as step_sizes
 from nearly.optimize.claims import subspace as subspace
 from nearly.optimize.claims import surrogates as surrogates
+from nearly.optimize.claims import width as width
