@@ -42,7 +42,7 @@ def _cir(volatility: float) -> Problem:
     return Problem("nearly.dynamics.problems.stochastic:cir", {"volatility": volatility})
 
 
-PROBLEMS |= {
+_STOCHASTIC: dict[str, Problem] = {
     "gbm": _stochastic("gbm"),
     "ornstein-uhlenbeck": _stochastic("ou"),
     "noncommutative": _stochastic("noncommutative"),
@@ -50,6 +50,7 @@ PROBLEMS |= {
     "cir-medium": _cir(1.5),
     "cir-high": _cir(2.2),
 }
+PROBLEMS.update(_STOCHASTIC)
 
 
 def _peer(target: str, *, default: bool = True) -> Method:
@@ -82,7 +83,7 @@ def _sde(name: str, paper: str | None = None, *, default: bool = False) -> Metho
 
 _TREE = "virtual-brownian-tree-integrals"
 
-METHODS |= {
+_SDE_SOLVERS: dict[str, Method] = {
     "diffrax-euler-heun": _sde("euler_heun", default=True),
     "diffrax-ito-milstein": _sde("ito_milstein", default=True),
     "diffrax-spark": _sde("spark", default=True),
@@ -93,6 +94,7 @@ METHODS |= {
     "drift-implicit-euler": _sde("die", _TREE),
     "drift-implicit-euler-adaptive": _sde("die_adaptive", _TREE),
 }
+METHODS.update(_SDE_SOLVERS)
 
 __getattr__, __all__ = attach(
     __name__,
@@ -107,6 +109,8 @@ __getattr__, __all__ = attach(
         "msrktase3": "nearly.dynamics.wmethods:msrktase3",
         "InitialValueProblem": "nearly.dynamics.problems.initial_value:InitialValueProblem",
         "GridBrownianPath": "nearly.dynamics.brownian:GridBrownianPath",
+        "markov_fractional": "nearly.dynamics.fractional:markov_fractional",
+        "fractional_terms": "nearly.dynamics.fractional:fractional_terms",
         "HOStS": "nearly.dynamics.cir:HOStS",
         "DIE": "nearly.dynamics.cir:DIE",
         "CIRTerm": "nearly.dynamics.cir:CIRTerm",

@@ -75,7 +75,7 @@ class CIRTerm(dfx.AbstractTerm[Any, Any]):
         return vf.drift * step + vf.diffusion * increment
 
 
-class _CIRSolver(dfx.AbstractStratonovichSolver):
+class _CIRSolver(dfx.AbstractStratonovichSolver[Any]):
     """A step of a known law from the step's size and the path over it."""
 
     term_structure: ClassVar[Any] = CIRTerm

@@ -253,7 +253,8 @@ def stochastic(case: str, paths: int = 200, cells: int = 1024, seed: int = 0) ->
     """
     if case not in EQUATIONS:
         raise UnknownName("stochastic equation", case, EQUATIONS)
-    return StochasticProblem(EQUATIONS[case](), paths, cells, seed=seed, name=case)
+    equation = EQUATIONS[case]()
+    return StochasticProblem(equation=equation, paths=paths, cells=cells, seed=seed, name=case)
 
 
 def cir(
@@ -268,4 +269,11 @@ def cir(
     if judge not in ("hosts", "die"):
         raise UnknownName("judge of cir", judge, ("hosts", "die"))
     equation = CoxIngersollRoss(volatility=volatility, judge=judge)
-    return StochasticProblem(equation, paths, cells, refinements, seed, name=f"cir-{volatility:g}")
+    return StochasticProblem(
+        equation=equation,
+        paths=paths,
+        cells=cells,
+        refinements=refinements,
+        seed=seed,
+        name=f"cir-{volatility:g}",
+    )

@@ -1,0 +1,63 @@
+"""What the Markov approximation of fractional Brownian motion promises."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nearly.core.claim import Expected, claim
+from nearly.dynamics.fractional import KINDS, markov_fractional
+
+PAPER = "fractional-sde-vi"
+GRID = np.linspace(0.02, 1.0, 50)
+
+
+def covariance_error(hurst: float, size: int, fastest: float) -> float:
+    """The largest error of a covariance in [0, 1]^2 over the variance at 1, of both kinds."""
+    worst = 0.0
+    s, t = np.meshgrid(GRID, GRID)
+    with jax.enable_x64(True):
+        for kind in KINDS:
+            noise = markov_fractional(hurst, size, fastest=fastest, kind=kind)
+            gap = jnp.max(jnp.abs(noise.covariance(s, t) - noise.exact_covariance(s, t)))
+            worst = max(worst, float(gap / noise.exact_covariance(1.0, 1.0)))
+    return worst
+
+
+_SOURCE = (
+    "derived: exponentials a factor r apart follow a power law within 2 exp(-pi^2 / ln r); speeds "
+    "up to g leave out the variance of times below 1/g, (gT)^(-2H) of the whole: "
+)
+
+
+@claim(
+    PAPER,
+    "covariance-of-eight-processes",
+    cost="medium",
+    expected=Expected(
+        "largest error of the covariance over [0, T]^2 over the variance at T, both kinds, "
+        "H = 0.3, 0.5, 0.7, 0.9, eight processes with speeds from 1/1000T to 1000/T",
+        "<=",
+        0.03,
+        _SOURCE + "r = 7.2 gives 0.013, H = 0.3 gives 0.016",
+    ),
+)
+def covariance_of_eight_processes() -> list[float]:
+    return [covariance_error(hurst, 8, 1e3) for hurst in (0.3, 0.5, 0.7, 0.9)]
+
+
+@claim(
+    PAPER,
+    "covariance-of-rough-paths",
+    cost="medium",
+    expected=Expected(
+        "largest error of the covariance over [0, T]^2 over the variance at T, both kinds, "
+        "H = 0.1, twenty processes with speeds from 1e-7/T to 1e7/T",
+        "<=",
+        0.05,
+        _SOURCE + "r = 5.5 gives 0.006, H = 0.1 gives 0.040",
+    ),
+)
+def covariance_of_rough_paths() -> float:
+    return covariance_error(0.1, 20, 1e7)
