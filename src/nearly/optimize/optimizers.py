@@ -13,6 +13,7 @@ import optax
 from nearly.core.problem import Tuned
 from nearly.curvature import fisher
 from nearly.optimize import accelerate, adaptive, kronecker, model_building, subspace
+from nearly.optimize.optex import optex as _optex
 from nearly.optimize.problems import scheduled
 from nearly.optimize.problems.finite_sum import WithRate
 from nearly.optimize.target_surrogates import target_surrogates as _target_surrogates
@@ -84,6 +85,10 @@ def _mkor(rate: Any) -> optax.GradientTransformationExtraArgs:
     return kronecker.mkor(_heavy_ball(rate))
 
 
+def _optex_adam(rate: Any) -> optax.GradientTransformationExtraArgs:
+    return _optex(optax.adam(rate))
+
+
 adan = _tuned(adaptive.adan)
 adahessian = _tuned(_adahessian)
 adagrad_norm = _tuned(adaptive.adagrad_norm)
@@ -97,6 +102,7 @@ moving_average_polyak = _tuned(_moving_average_polyak)
 fosi_adam = _tuned(subspace.fosi_adam)
 fosi_heavy_ball = _tuned(subspace.fosi_heavy_ball)
 target_surrogates = _tuned(_target_surrogates)
+optex_adam = _tuned(_optex_adam)
 linear_decay_sgd = _decaying(optax.sgd, scheduled.linear_decay)
 linear_decay_adam = _decaying(optax.adam, scheduled.linear_decay)
 refined_sgd = _refined(optax.sgd, 2)

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from nearly.core.errors import InputError
@@ -34,6 +33,7 @@ from nearly.optimize.adaptive.settings import (
     needs_params,
     rate_at,
 )
+from nearly.optimize.flat import flatten
 
 Velocity = Callable[[Array, Array], Array]
 """(gradient inside the subspace, last velocity) -> velocity."""
@@ -126,7 +126,7 @@ def fosi(
     inner = optax.with_extra_args_support(base)
 
     def init(params: PyTree) -> FosiState:
-        flat, _ = _flat(params)
+        flat, _ = flatten(params)
         if pairs > flat.size:
             raise InputError(
                 f"{pairs} eigenpairs of {flat.size} parameters: lower largest {largest} or "
@@ -160,7 +160,7 @@ def fosi(
         def project(vector: Array) -> Array:
             return (vectors @ vector) @ vectors
 
-        gradient, unflatten = _flat(updates)
+        gradient, unflatten = flatten(updates)
         inside = project(gradient)
         speed = velocity(inside, state.velocity)
         newton = (inverses * (vectors @ speed)) @ vectors
@@ -171,7 +171,7 @@ def fosi(
         step, base_state = inner.update(
             outside, state.base, params, value_fn=value_fn, **{**extra, **asked}
         )
-        rest = _flat(step)[0]
+        rest = flatten(step)[0]
         rest = stretch * (rest - project(rest))
         found = unflatten(rest - rate_at(alpha, state.steps) * newton)
         return found, FosiState(base_state, speed, state.steps + 1, inverses, vectors, stretch)
@@ -195,13 +195,6 @@ def fosi_heavy_ball(
     return fosi(base, velocity=running_sum(momentum), clip=clip, **settings)
 
 
-def _flat(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """A pytree as one vector of float32 or better, and the way back."""
-    flat, unravel = ravel_pytree(tree)
-    wide = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
-    return wide, lambda vector: unravel(vector.astype(flat.dtype))
-
-
 def _look(
     value_fn: Callable[[PyTree], Any],
     params: PyTree,
@@ -211,7 +204,7 @@ def _look(
     clip: float,
 ) -> tuple[Array, Array, Array]:
     """Inverse absolute eigenvalues, eigenvectors, and by what the base's steps may be longer."""
-    position, unflatten = _flat(params)
+    position, unflatten = flatten(params)
     slope = jax.grad(lambda vector: value_fn(unflatten(vector)))
 
     def product(vector: Array) -> Array:

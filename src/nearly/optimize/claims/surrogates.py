@@ -16,6 +16,7 @@ import optax
 from nearly.core.claim import Expected, claim
 from nearly.datasets import breast_cancer
 from nearly.optimize.claims.trained import trained, tuned
+from nearly.optimize.optex import estimate, optex
 from nearly.optimize.problems.finite_sum import FiniteSum
 from nearly.optimize.problems.imitation import imitation_control
 from nearly.optimize.problems.sums import softmax_digits
@@ -89,7 +90,13 @@ def _largest_rise(sizes: tuple[int, ...], seed: int) -> float:
 
 def _armijo_sgd(rate: Any) -> optax.GradientTransformationExtraArgs:
     search = optax.scale_by_backtracking_linesearch(30, slope_rtol=0.5, decrease_factor=0.8)
-    return optax.chain(optax.sgd(rate), search)
+    chained = optax.chain(optax.sgd(rate), search)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        needed = {name: extra[name] for name in ("value", "grad", "value_fn")}  # it refuses others
+        return chained.update(updates, state, params, **needed)
+
+    return optax.GradientTransformationExtraArgs(chained.init, update)
 
 
 _RIVALS: tuple[Callable[[Any], Any], ...] = (optax.sgd, optax.adam, optax.adagrad, _armijo_sgd)
@@ -173,3 +180,137 @@ def _break_even(problem: FiniteSum, adam: Any, own: Any, seed: int) -> float:
 def _passes(bill: Any) -> float:
     """Of the model, in its gradients."""
     return bill["model vjps"] + (bill["model"] - bill["model vjps"]) / 3
+
+
+# ---- optex
+
+
+DIMENSION = 1000
+RATE, PARALLEL, HISTORY = 0.01, 5, 20
+
+
+def _sphere(x: Any) -> Any:
+    return jnp.mean(x**2)
+
+
+def _ackley(x: Any) -> Any:
+    bowl = -20 * jnp.exp(-0.2 * jnp.sqrt(jnp.mean(x**2)))
+    return bowl - jnp.exp(jnp.mean(jnp.cos(2 * jnp.pi * x))) + 20 + jnp.e
+
+
+def _rosenbrock(x: Any) -> Any:
+    """With its minimum moved to 0."""
+    y = x + 1
+    return jnp.mean(100 * (y[1:] - y[:-1] ** 2) ** 2 + (1 - y[:-1]) ** 2)
+
+
+# How far from the minimum entries start, and the share of the first value that is asked for:
+# Ackley's other minima are a unit away.
+_FUNCTIONS: tuple[tuple[Any, float, float], ...] = (
+    (_sphere, 2.0, 1e-3),
+    (_ackley, 0.5, 1e-1),
+    (_rosenbrock, 0.5, 1e-3),
+)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _fall(function: Any, make: Callable[[Any], Any], rate: Any, start: Any) -> Any:
+    """Values before each of 2000 rounds."""
+    optimizer = optax.with_extra_args_support(make(rate))
+
+    def step(carry: Any, _: None) -> Any:
+        x, state = carry
+        value, gradient = jax.value_and_grad(function)(x)
+        updates, state = optimizer.update(gradient, state, x, value=value, value_fn=function)
+        return (optax.apply_updates(x, updates), state), value
+
+    return jax.lax.scan(step, (start, optimizer.init(start)), None, length=2000)[1]
+
+
+def _optex_adam(rate: Any) -> Any:
+    return optex(optax.adam(rate), parallel=PARALLEL, history=HISTORY)
+
+
+def _rounds(make: Any, rate: float, function: Any, width: float, share: float, seed: int) -> float:
+    """Rounds until the value is a share of what it was; infinite if never."""
+    start = jax.random.uniform(jax.random.key(seed), (DIMENSION,), "float32", -width, width)
+    values = np.asarray(_fall(function, make, rate, start))
+    below = np.flatnonzero(values <= share * values[0])
+    return float(below[0]) if len(below) else math.inf
+
+
+_INSTANCE = (
+    f"Adam of rate {RATE}, 5 gradients a round, history of 20, median of the sphere, Ackley's and "
+    "Rosenbrock's functions, to 1e-3 (Ackley: 1e-1) of the first value, 3 seeds"
+)
+
+
+@claim(
+    "optex",
+    "root-of-n-fewer-rounds",
+    cost="slow",
+    expected=Expected(
+        "rounds of Adam over those of OptEx: " + _INSTANCE,
+        ">=",
+        5**0.5,
+        "theorem: an acceleration of order sqrt(N), here with N = 5",
+        scaled=f"{DIMENSION} unknowns, not 100,000; rounds, not seconds",
+    ),
+)
+def fewer_rounds() -> list[float]:
+    return [_gain(seed, (RATE,)) for seed in SEEDS]
+
+
+@claim(
+    "optex",
+    "better-than-a-larger-rate",
+    cost="slow",
+    expected=Expected(
+        "rounds of Adam with the best of 1, 2 and 5 times the rate over those of OptEx: "
+        + _INSTANCE,
+        ">=",
+        1.0,
+        "derived: N gradients a round should buy more than a rate N times as large, which is free",
+        scaled=f"{DIMENSION} unknowns",
+    ),
+)
+def better_than_a_larger_rate() -> list[float]:
+    return [_gain(seed, (RATE, 2 * RATE, 5 * RATE)) for seed in SEEDS]
+
+
+def _gain(seed: int, rates: tuple[float, ...]) -> float:
+    ratios: list[float] = []
+    for instance in _FUNCTIONS:
+        alone = min(_rounds(optax.adam, rate, *instance, seed) for rate in rates)
+        ratios.append(alone / _rounds(_optex_adam, RATE, *instance, seed))
+    return float(np.median(ratios))
+
+
+@claim(
+    "optex",
+    "guesses-improve-with-history",
+    cost="fast",
+    expected=Expected(
+        "root mean squared error of guessed gradients from 200 points over that from 10, all "
+        "uniform in a cube of 4 dimensions, the function a sum of 3 cosines, 3 seeds",
+        "<=",
+        0.5,
+        "derived: the theorem has the error vanish as gradients accumulate; 1/2 is the least of it",
+    ),
+)
+def guesses_improve() -> list[float]:
+    with jax.enable_x64(True):
+        return [_guess_error(200, seed) / _guess_error(10, seed) for seed in SEEDS]
+
+
+def _guess_error(count: int, seed: int) -> float:
+    random = np.random.default_rng(seed)
+    waves = random.normal(size=(3, 4))
+    tests, points = random.uniform(-1, 1, (100, 4)), random.uniform(-1, 1, (200, 4))
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        return -np.sin(x @ waves.T) @ waves
+
+    guess = estimate(jnp.asarray(points), jnp.asarray(gradient(points)), jnp.arange(200) < count)
+    found = np.asarray(jax.jit(jax.vmap(guess))(jnp.asarray(tests)))
+    return float(np.sqrt(np.mean((found - gradient(tests)) ** 2)))
