@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffrax as dfx
-import equinox as eqx
-import jax
 import numpy as np
 import pytest
 
@@ -15,15 +11,9 @@ from nearly.core.compare import compare
 from nearly.core.errors import InputError
 from nearly.core.lazy import load
 from nearly.dynamics.cir import CIRStepSize, HOStS
-from nearly.dynamics.problems.stochastic import StochasticProblem, cir, stochastic
+from nearly.dynamics.problems.stochastic import cir, stochastic
 
 SOLVERS = catalogue.methods("sde-solvers")
-
-
-def solved(problem: StochasticProblem, method: Any, dial: float) -> Any:
-    with jax.enable_x64(True):
-        standin = problem.build(method, dial, key=None)
-        return eqx.filter_jit(lambda s: problem.apply(s, key=None))(standin)
 
 
 def test_truths_agree_with_fine_solutions() -> None:
@@ -32,7 +22,7 @@ def test_truths_agree_with_fine_solutions() -> None:
         ("ou", dfx.ShARK(), 1e-6),
     ):
         problem = stochastic(case, paths=20, cells=256)
-        value = solved(problem, solver, 256)
+        value = problem.solution(solver, 256)
         assert problem.errors(value)["strong"] < tolerance, case
         assert np.all(value[1] == 256)
 
@@ -57,7 +47,7 @@ def test_every_catalogued_solver_runs_on_a_problem_of_its_kind(name: str) -> Non
     ):
         try:
             dial = problem.dials(method)[1]
-            ends, steps = solved(problem, method, dial)
+            ends, steps = problem.solution(method, dial)
         except (InputError, ValueError, TypeError):
             continue  # a solver of another kind of equation says so
         assert np.all(np.isfinite(ends))
@@ -69,7 +59,7 @@ def test_every_catalogued_solver_runs_on_a_problem_of_its_kind(name: str) -> Non
 def test_no_increments_give_the_noncommutative_pair_more_than_half_an_order() -> None:
     problem = stochastic("noncommutative", paths=100, cells=1024)
     errors = [
-        problem.errors(solved(problem, dfx.EulerHeun(), n))["strong"] for n in (8, 16, 32, 64)
+        problem.errors(problem.solution(dfx.EulerHeun(), n))["strong"] for n in (8, 16, 32, 64)
     ]
     slope = np.polyfit(np.log([8, 16, 32, 64]), np.log(errors), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.15)
@@ -79,7 +69,7 @@ def test_no_increments_give_the_noncommutative_pair_more_than_half_an_order() ->
 def test_adaptive_dials_are_tolerances() -> None:
     problem = cir(1.5, paths=4, cells=64, refinements=4)
     method = {"solver": HOStS(), "stepsize_controller": CIRStepSize(1.0, 1e-9)}
-    loose, tight = (solved(problem, method, dial) for dial in (0.2, 0.01))
+    loose, tight = (problem.solution(method, dial) for dial in (0.2, 0.01))
     assert tight[1].mean() > 2 * loose[1].mean()
     assert max(problem.dials(method)) < 1 < min(problem.dials(HOStS()))
 

@@ -49,7 +49,7 @@ class StochasticProblem(Problem):
 
     - `equation`: what is solved. `paths`: how many, drawn from `seed`.
     - `cells`: of the paths' grid, and the most steps of a dial. `refinements`: halvings of a cell
-      between whose ends adaptive steps may query; no step is smaller than two such parts.
+      between whose ends adaptive steps may query; no step is smaller than such a part.
     """
 
     equation: Equation
@@ -95,7 +95,7 @@ class StochasticProblem(Problem):
     @property
     def smallest(self) -> float:
         """The smallest adaptive step."""
-        return 2 * self.equation.end / self.cells / 2**self.refinements
+        return self.equation.end / self.cells / 2**self.refinements
 
     def draw(self) -> Any:
         """The paths, stacked: with both areas, so that they are the same for every solver."""
@@ -151,6 +151,12 @@ class StochasticProblem(Problem):
 
         return eqx.filter_vmap(one)(paths)
 
+    def solution(self, method: Any, dial: float) -> Any:
+        """What `apply` returns, by one compiled program for all dials and seeds."""
+        with jax.enable_x64(self.dtype == "float64"):
+            standin = self.build(method, dial, key=None)
+            return _applied(dataclasses.replace(self, seed=0), standin)
+
     def truth(self) -> Mapping[str, np.ndarray]:
         """`values` [paths, components] and their `uncertainty`, kept in the store."""
         digest = digest_of("stochastic truth", source_digest(), dataclasses.replace(self, name=""))
@@ -166,9 +172,8 @@ class StochasticProblem(Problem):
                 return {"values": values, "uncertainty": np.zeros(())}
             adaptive = is_adaptive(arguments(reference.arguments))
             scale = 1 if adaptive else self.cells
-            solve = eqx.filter_jit(lambda standin: self.apply(standin, key=None)[0])
             fine, coarse = (
-                np.asarray(solve(self.build(reference.arguments, scale * dial, key=None)))
+                np.asarray(self.solution(reference.arguments, scale * dial)[0])
                 for dial in reference.dials
             )
             return {"values": fine, "uncertainty": np.asarray(_distance(fine, coarse))}
@@ -183,6 +188,11 @@ class StochasticProblem(Problem):
                 "weak square": float(np.max(np.abs(np.mean(values**2 - truth**2, axis=0)))),
             }
         return {name: e if np.isfinite(e) else np.inf for name, e in found.items()}
+
+
+@eqx.filter_jit
+def _applied(problem: StochasticProblem, standin: Any) -> Any:
+    return problem.apply(standin, key=None)
 
 
 class CountedPath(dfx.AbstractBrownianPath[Any]):
@@ -261,7 +271,7 @@ def cir(
     volatility: float = 2.2,
     paths: int = 200,
     cells: int = 4096,
-    refinements: int = 10,
+    refinements: int = 5,
     seed: int = 0,
     judge: str = "die",
 ) -> StochasticProblem:

@@ -140,10 +140,9 @@ class CoxIngersollRoss(Equation):
     Its truth is `judge` ("hosts" or "die") with `CIRStepSize`, finely: judge one by the other.
     """
 
-    end: float = 4.0
     volatility: float = 2.2
     judge: str = "die"
-    tolerances: tuple[float, float] = (2.0**-12, 2.0**-11)
+    tolerances: tuple[float, float] = (2.0**-10, 2.0**-9)
     specialists: ClassVar[tuple[str, ...]] = (
         "hosts",
         "hosts-adaptive",
