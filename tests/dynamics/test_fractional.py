@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import diffrax as dfx
@@ -91,14 +92,18 @@ def test_exact_covariances() -> None:
 def test_covariances_converge_and_the_error_is_their_difference(kind: Any) -> None:
     with jax.enable_x64(True):
         s, t = np.meshgrid(GRID, GRID)
+
+        @partial(jax.jit, static_argnums=(1, 2))
+        def gap(hurst: Any, size: int, fastest: float) -> Any:
+            noise = markov_fractional(hurst, size, HORIZON, fastest=fastest, kind=kind)
+            exact = noise.exact_covariance(s, t)
+            difference = jnp.max(jnp.abs(noise.covariance(s, t) - exact))
+            return difference / exact[-1, -1], noise.relative_error()
+
         for hurst in (0.3, 0.5, 0.7):
-            gaps = []
-            for size, fastest in ((4, 30.0), (14, 1e5)):
-                noise = markov_fractional(hurst, size, HORIZON, fastest=fastest, kind=kind)
-                gap = noise.covariance(s, t) - noise.exact_covariance(s, t)
-                gaps.append(float(jnp.max(jnp.abs(gap)) / noise.exact_covariance(2.0, 2.0)))
-                assert 0 < noise.relative_error() < 0.1
-            assert gaps[1] < min(0.01, gaps[0])
+            (few, error), (many, least) = gap(hurst, 4, 30.0), gap(hurst, 14, 1e5)
+            assert many < min(0.01, few)
+            assert -1e-9 < least < error < 0.1
 
 
 def test_half_is_brownian_motion_and_the_hurst_index_can_be_learned() -> None:
@@ -121,21 +126,21 @@ def test_far_speeds_do_not_overflow() -> None:
 
 
 def test_a_driven_equation_has_its_covariance() -> None:
-    """X = B, and an Ornstein-Uhlenbeck drift of zero: variances along a solve of 4000 paths."""
-    count = 4000
+    """X = B, and an Ornstein-Uhlenbeck drift of zero: variances along a solve of 2000 paths."""
+    count = 2000
     with jax.enable_x64(True):
         noise = markov_fractional(0.7, 3, fastest=10.0)
-        path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 256, (count,))
+        path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 64, (count,))
         terms = fractional_terms(
             lambda t, x, args: jnp.zeros_like(x), lambda t, x, args: jnp.ones_like(x), noise, path
         )
         start = (jnp.zeros(count), jnp.zeros((3, count)))
         saved = dfx.SaveAt(ts=jnp.array([0.5, 1.0]))
-        xs, ys = dfx.diffeqsolve(terms, dfx.Heun(), 0.0, 1.0, 1 / 256, start, saveat=saved).ys
+        xs, ys = dfx.diffeqsolve(terms, dfx.Heun(), 0.0, 1.0, 1 / 64, start, saveat=saved).ys
         np.testing.assert_allclose(xs, jnp.einsum("k,tkn->tn", noise.weights, ys), atol=1e-12)
         truth = noise.covariance(np.array([0.5, 0.5, 1.0]), np.array([0.5, 1.0, 1.0]))
         found = np.array([xs[0] @ xs[0], xs[0] @ xs[1], xs[1] @ xs[1]]) / count
-        np.testing.assert_allclose(found, truth, rtol=0.1)
+        np.testing.assert_allclose(found, truth, rtol=0.13)
 
 
 def test_a_control_moves_the_mean_and_pays_for_it() -> None:

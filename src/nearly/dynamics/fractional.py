@@ -9,6 +9,7 @@ from s = 0 ("riemann-liouville", Y_k(0) = 0), or from minus infinity and minus i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -150,9 +151,7 @@ def _moments(hurst: Any, speeds: Array, horizon: float, kind: Kind) -> tuple[Arr
     else:
         fade = jnp.expm1(-x) / g
         gram = (2 * end + fade[:, None] + fade) / both
-        tail = jnp.exp(-x) - _scaled_gammaincc(a, x)
-        power = end**a * jnp.exp(-gammaln(a + 1))
-        correlation = 2 * end / g**a - power / g + tail / g ** (a + 1)
+        correlation = _stationary_correlation(a, x) / g ** (a + 1)
         spread = _stationary_variance(hurst)
     return gram, correlation, spread * end ** (2 * hurst + 1) / (2 * hurst + 1)
 
@@ -160,6 +159,19 @@ def _moments(hurst: Any, speeds: Array, horizon: float, kind: Kind) -> tuple[Arr
 def _stationary_variance(hurst: Any) -> Array:
     """E[B(1)^2] = Gamma(2 - 2H) sin(pi (1/2 - H)) / (pi H (1 - 2H)), without the gap at H = 1/2."""
     return jnp.exp(gammaln(2 - 2 * hurst)) * jnp.sinc(0.5 - hurst) / (2 * hurst)
+
+
+def _stationary_correlation(a: Any, x: Array) -> Array:
+    """g^(a+1) times the integral of E[(Y - Y(0)) B] up to T, x = gT: a closed form, whose terms
+    cancel where x is small; there a series.
+    """
+    far = jnp.maximum(x, 1.0)
+    tail = jnp.exp(-far) - _scaled_gammaincc(a, far)
+    closed = 2 * far - far**a * jnp.exp(-gammaln(a + 1)) + tail
+    near = jnp.minimum(x, 1.0)
+    terms = [near ** (a + n + 1) * jnp.exp(-gammaln(a + n + 2)) for n in range(20)]
+    terms += [-2 * near**n / math.factorial(n) for n in range(3, 21, 2)]
+    return jnp.where(x < 1, sum(terms), closed)
 
 
 def _scaled_gammaincc(a: Any, x: Array) -> Array:
