@@ -8,6 +8,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 
 from nearly.core.claim import Expected, claim
@@ -36,6 +37,15 @@ class Network(eqx.Module):
         return jnp.tanh(self.outer @ hidden)
 
 
+class Diagonal(eqx.Module):
+    """A network's values as a diagonal diffusion."""
+
+    network: Network
+
+    def __call__(self, t: Any, y: Any, args: Any) -> Any:
+        return lx.DiagonalLinearOperator(self.network(t, y, args))
+
+
 def neural_sde(seed: int, dtype: Any) -> tuple[Any, Any, Any, Any]:
     """Drift, diagonal diffusion, a start, and a key for the path."""
     drift, diffusion, start, path = jax.random.split(jax.random.key(seed), 4)
@@ -56,7 +66,7 @@ def gradient(seed: int, steps: int, solver: Any, adjoint: Any) -> Any:
     @eqx.filter_grad
     def pulled(moving: Any) -> Any:
         drift, diffusion, start = moving
-        noise = dfx.WeaklyDiagonalControlTerm(diffusion, path)
+        noise = dfx.ControlTerm(Diagonal(diffusion), path)
         solution = dfx.diffeqsolve(
             dfx.MultiTerm(dfx.ODETerm(drift), noise),
             solver,
