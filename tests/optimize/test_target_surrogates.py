@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +130,15 @@ def test_inner_steps_ask_the_model_and_not_the_loss():
     bill = counts.read()
     assert bill["losses vjps"] == bill["losses"] == 6
     assert bill["model vjps"] == 5 * 6
+
+
+def test_a_policy_learns_from_the_expert():
+    problem = imitation_control(samples=40, batch=8)
+    standin = problem.build(target_surrogates(1.0, 3, armijo(1.0)), 40, key=None)
+    value = eqx.filter_jit(problem.apply)(standin, key=jax.random.key(0))
+    start = eqx.filter(problem.task.start(jax.random.key(0)), eqx.is_array)
+    before = problem.errors(start)["training loss"]
+    assert problem.errors(jax.device_get(value))["training loss"] < 0.3 * before
 
 
 def test_the_expert_is_the_constrained_plan():

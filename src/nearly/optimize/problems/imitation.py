@@ -26,12 +26,13 @@ class Imitation(TargetTask):
     the plan begins: accelerated projected gradients, for each state asked about, each time. Nobody
     keeps the answers, as nobody could if the states were those the policy led to.
 
-    **Arguments:** `hessian`, H, (horizon, horizon); `coupling`, F, (horizon, states); `sizes` of
-    the policy; `iterations` of the expert.
+    **Arguments:** `hessian`, H, (horizon, horizon); `coupling`, F, (horizon, states); `step`, one
+    over the largest eigenvalue of H; `sizes` of the policy; `iterations` of the expert.
     """
 
     hessian: np.ndarray
     coupling: np.ndarray
+    step: float = eqx.field(static=True)
     sizes: tuple[int, ...] = eqx.field(static=True, default=(STATES, 32, 1))
     iterations: int = eqx.field(static=True, default=200)
 
@@ -50,11 +51,10 @@ class Imitation(TargetTask):
         """The actions of predictive control."""
         hessian = jnp.asarray(self.hessian, states.dtype)
         pull = states @ jnp.asarray(self.coupling, states.dtype).T
-        step = 1 / float(np.linalg.norm(self.hessian, 2))
 
         def advance(carry: Any, k: Array) -> Any:
             plan, ahead = carry
-            better = jnp.clip(ahead - step * (ahead @ hessian + pull), -1, 1)
+            better = jnp.clip(ahead - self.step * (ahead @ hessian + pull), -1, 1)
             return (better, better + k / (k + 3) * (better - plan)), None
 
         zero = jnp.zeros_like(pull)
@@ -75,11 +75,12 @@ def imitation_control(
     """
     if samples < 1 or horizon < 1:
         raise InputError(f"samples {samples} and horizon {horizon} must be at least 1")
+    hessian, coupling = _condensed(horizon)
     random = np.random.default_rng(instance)
     states = random.normal(size=(samples + samples // 4 + 1, STATES))
     train, test = states[:samples], states[samples:]
     return FiniteSum(
-        task=Imitation(*_condensed(horizon)),
+        task=Imitation(hessian, coupling, 1 / float(np.linalg.norm(hessian, 2))),
         inputs=train,
         targets=train,
         test_inputs=test,
