@@ -9,6 +9,7 @@ import pytest
 from nearly.core.tally import tally
 from nearly.errors import InputError
 from nearly.optimize.problems.finite_sum import FiniteSum
+from nearly.optimize.problems.modular import LOSSES, ModularAddition
 from nearly.optimize.problems.tasks import Classifier, LinearRegression, Reconstruction, Task
 
 INPUTS = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
@@ -86,3 +87,11 @@ def test_the_square_of_drawn_gradients_is_the_losss_curvature(task, outputs, tar
 def test_a_loss_that_is_no_likelihood_says_so():
     with pytest.raises(InputError, match="Plain is no likelihood"):
         Plain().draw(jnp.zeros(3), jnp.asarray(INPUTS), jax.random.key(0))
+
+
+def test_modular_addition_draws_from_softmax_alone():
+    outputs = jnp.zeros((2000, 3)).at[:, 0].set(jnp.log(2.0))
+    drawn = ModularAddition(3).draw_of(outputs, jax.random.key(0))
+    np.testing.assert_allclose(np.bincount(np.asarray(drawn)) / 2000, [0.5, 0.25, 0.25], atol=0.04)
+    with pytest.raises(InputError, match="no likelihood"):
+        ModularAddition(3, LOSSES["stablemax"]).draw_of(outputs, jax.random.key(0))

@@ -85,8 +85,9 @@ def scale_by_kfac(
     - `rest`: gives the direction of parameters outside of linear layers, by default their gradient.
     - `layers`: names of the layers to precondition; by default all that are one linear map.
 
-    `update` needs the parameters and `capture_fn` (`nearly.curvature.batches`). Raises
-    `InputError` without them and for values out of range. Costs a gradient every `capture_every`
+    `update` needs all parameters (within `optax.masked` some are hidden: use `layers` and `rest`
+    instead) and `capture_fn` (`nearly.curvature.batches`). Raises `InputError` without them and for
+    values out of range. Costs a gradient every `capture_every`
     steps, the inversion of two matrices for each layer every `invert_every`, and in every step two
     products of a layer's matrix with them; memory of four such matrices for each layer.
     """

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from nearly.core.errors import InputError, UnknownName
 from nearly.optimize.adaptive.orthogonal import stablemax_cross_entropy
@@ -45,6 +45,11 @@ class ModularAddition(TargetTask):
         self, outputs: Float[Array, "batch ..."], targets: Array
     ) -> Float[Array, " batch"]:
         return self.loss(outputs, targets)
+
+    def draw_of(self, outputs: Float[Array, "batch ..."], key: PRNGKeyArray) -> Array:
+        if self.loss is not LOSSES["softmax"]:
+            return super().draw_of(outputs, key)
+        return jax.random.categorical(key, outputs)
 
     def mistakes(self, params: PyTree, inputs: Array, targets: Array) -> Float[Array, ""]:
         return jnp.mean(jnp.argmax(self.outputs(params, inputs), axis=1) != targets)
