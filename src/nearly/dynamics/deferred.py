@@ -11,10 +11,10 @@ ratios of the steps. All three are solved for with the same matrix, factorised o
 is made of are the slopes `f(u_n)` as the equation gives them, `D u_n`: evaluating f there would
 multiply the error of the iteration by the stiffness.
 
-Differences from the paper: the first step (or two) are `msrktase3`'s, of local order 4, where the
-paper starts with any scheme of lower order for u (`start`). Its estimate of the error, w - u or
-z - w, is of the global error, see `DeferredBDF2.global_error`; steps are chosen by the local one,
-that of a step from the same history.
+Differences from the paper: the first step (or two) are made of eight steps of `msrktase3`, of local
+order 4; the paper allows any scheme of lower order for u, but w and z need a good start. Its
+estimate of the error, w - u or z - w, is of the global error, see `DeferredBDF2.global_error`;
+steps are chosen by the local one, that of a step from the same history.
 """
 
 from __future__ import annotations
@@ -92,10 +92,11 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
 
     - `corrections`: 0 (plain variable-step BDF2), 1 or 2; the order is 2 more.
     - `jacobian`: how the Jacobian is found and factorised, once a step; `Banded`, `Sparse`.
-    - `finder`: the iteration for the implicit equations, and how exactly it solves them.
+    - `finder`: the iteration for the implicit equations, and how exactly it solves them: by default
+      to rounding, since a correction divides what is left by the shortest step of the history.
     - `iterations`: after which a step has failed.
-    - `start`: makes the first step, or the first two with two corrections. One of lower order does
-      for u, but what it makes is the start of w and z as well.
+    - `start`, `parts`: what makes the first step (the first two, with two corrections), and in how
+      many parts: its errors stay in w and z, and on a random mesh that step may be the longest.
 
     A step costs one Jacobian, one factorisation and for each of `corrections + 1` equations some
     three calls of f and solves. On smooth problems with steps of free choice one-step methods such
@@ -107,6 +108,7 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
     finder: GivenFactors = GivenFactors()
     iterations: int = 12
     start: RungeKuttaTASE = eqx.field(default_factory=msrktase3)
+    parts: int = 8
 
     term_structure: ClassVar[Any] = dfx.AbstractTerm
     interpolation_cls: ClassVar[Callable[..., Any]] = dfx.ThirdOrderHermitePolynomialInterpolation
@@ -114,8 +116,9 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
     def __check_init__(self) -> None:
         if self.corrections not in (0, 1, 2):
             raise InputError(f"corrections {self.corrections} must be 0, 1 or 2")
-        if self.iterations < 2:
-            raise InputError(f"iterations {self.iterations} must be at least 2")
+        for name, least in (("iterations", 2), ("parts", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} {getattr(self, name)} must be at least {least}")
 
     def order(self, terms: Any) -> int:
         del terms
@@ -181,8 +184,7 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         needed = max(self.corrections, 1)
 
         def starting() -> tuple[Vector, Vector, Vector, Any]:
-            y1, error, _, _, _ = self.start.step(terms, t0, t1, y0, args, None, False)
-            y1, error = ravel_pytree(y1)[0], ravel_pytree(error)[0]
+            y1, error = self._started(terms, t0, t1, y0, args)
             slope = self._slope(terms, t0, t1, t1, args, y0)(y1)
             levels = (self.corrections + 1, 1)
             return jnp.tile(y1, levels), jnp.tile(slope, levels), error, dfx.RESULTS.successful
@@ -207,6 +209,20 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         }
         error = unravel(jnp.where(failed, jnp.inf, error))
         return dense["y1"], error, dense, after, result
+
+    def _started(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> tuple[Vector, Vector]:
+        """A first step, in parts: its value and the sum of its errors."""
+        length = (t1 - t0) / self.parts
+
+        def part(carry: tuple[Any, Any], index: Any) -> tuple[tuple[Any, Any], None]:
+            y, error = carry
+            begin = t0 + index * length
+            y, more, _, _, _ = self.start.step(terms, begin, begin + length, y, args, None, False)
+            return (y, jax.tree.map(jnp.add, error, more)), None
+
+        indices = jnp.arange(self.parts, dtype=jnp.result_type(t0))
+        (y1, error), _ = jax.lax.scan(part, (y0, jax.tree.map(jnp.zeros_like, y0)), indices)
+        return ravel_pytree(y1)[0], ravel_pytree(error)[0]
 
     def _advance(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, state: History
