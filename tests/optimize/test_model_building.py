@@ -176,6 +176,28 @@ def test_mixed_precision_in_a_compiled_batched_loop():
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shape
 
 
+def test_what_training_ends_with_is_differentiable_in_the_rate():
+    """A parameter the loss does not depend on has no curvature: no derivative may be lost to it."""
+    function = quadratic([4.0, 0.5, 0.0])
+
+    def final(rate):
+        x, optimizer = jnp.array([1.0, 1.0, 1.0]), model_building_sgd(rate)
+        params, state = {"a": x[:2], "b": x[2:]}, optimizer.init(x)
+        for _ in range(3):
+            value, grad = jax.value_and_grad(whole)(params)
+            updates, state = optimizer.update(grad, state, params, value=value, value_fn=whole)
+            params = optax.apply_updates(params, updates)
+        return whole(params)
+
+    def whole(params):
+        return function(jnp.concatenate([params["a"], params["b"]]))
+
+    found, both = jax.grad(final), jax.jit(jax.vmap(final))
+    for rate in (0.1, 1.0):
+        up, down = both(jnp.array([rate + 1e-2, rate - 1e-2]))
+        np.testing.assert_allclose(found(rate), (up - down) / 2e-2, rtol=0.02, atol=1e-4)
+
+
 def test_it_stays_at_a_minimum():
     found, state = step(model_building_sgd(1.0), quadratic([1.0, 3.0]), jnp.zeros(2))
     np.testing.assert_array_equal(found, 0)

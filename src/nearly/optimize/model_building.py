@@ -114,7 +114,8 @@ def model_step(
     # From here in units of the trial's length and the gradient's: no product over- or underflows.
     length, slope = jnp.sqrt(_or_one(ss)), jnp.sqrt(_or_one(gg))
     gs, gy, ys, yy = gs / (length * slope), gy / slope**2, ys / (length * slope), yy / slope**2
-    sigma = (jnp.sqrt(yy) + 1 / eta - ys) / 2
+    bend = jnp.where(yy > 0, jnp.sqrt(_or_one(yy)), 0)  # whose derivative at 0 is a number
+    sigma = (bend + 1 / eta - ys) / 2
     shifted = ys + 2 * sigma
     determinant = shifted**2 - yy
     usable = (sigma > 0) & (determinant > 0) & (gg > 0) & (ss > 0)
