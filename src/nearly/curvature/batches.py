@@ -162,19 +162,20 @@ def _shape(leaf: Any) -> Any:
 
 
 def _weights(leaf: Any) -> Any:
-    return _stand_in(leaf, lambda *like: jax.random.normal(jax.random.key(0), *like) / 4)
+    return _stand_in(leaf, lambda key, shape, dtype: jax.random.normal(key, shape, dtype) / 4)
 
 
 def _data(leaf: Any) -> Any:
     # Positive, for a loss may take their logarithm or root.
-    return _stand_in(leaf, lambda *like: jax.random.uniform(jax.random.key(0), *like, 0.5, 1))
+    return _stand_in(leaf, lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, 0.5, 1))
 
 
 def _stand_in(leaf: Any, draw: Callable[..., Array]) -> Any:
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
+    key = jax.random.key(0)
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return draw(leaf.shape, leaf.dtype)
+        return draw(key, leaf.shape, leaf.dtype)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.split(jax.random.key(0), leaf.shape)
+        return jax.random.split(key, leaf.shape)
     return jnp.zeros(leaf.shape, leaf.dtype)
