@@ -32,6 +32,11 @@ def trained(
     """The training loss after so many steps, and the bill."""
     standin = problem.build(method, steps, key=jax.random.key(seed))
     with tally() as counts:
-        run = eqx.filter_jit(lambda s: problem.apply(s, key=jax.random.key(seed)))
-        value = jax.block_until_ready(run(standin))
+        value = jax.block_until_ready(_apply(problem, standin, jax.random.key(seed)))
     return problem.errors(jax.device_get(value))[problem.error_name], counts.read()
+
+
+@eqx.filter_jit
+def _apply(problem: FiniteSum, standin: Any, key: Any) -> Any:
+    """Compiled once for all seeds."""
+    return problem.apply(standin, key=key)
