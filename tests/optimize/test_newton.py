@@ -7,6 +7,8 @@ import numpy as np
 import optimistix as optx
 import pytest
 
+from nearly.core import catalogue
+from nearly.core.lazy import load
 from nearly.core.tally import tally
 from nearly.errors import InputError
 from nearly.optimize import newton
@@ -28,6 +30,12 @@ NEEDING_A_CONSTANT = {
     "accelerated": newton.AcceleratedCubicNewton(*TIGHT, constant=1.0),
 }
 ALL = SEARCHING | NEEDING_A_CONSTANT
+
+
+def test_every_catalogued_class_is_among_them():
+    found = [load(line.target) for line in catalogue.methods("minimisers").values()]
+    ours = {type(m) for m in found if type(m).__module__.startswith("nearly.optimize")}
+    assert ours <= {type(minimiser) for minimiser in ALL.values()}
 
 
 @pytest.fixture(autouse=True)

@@ -203,8 +203,8 @@ def spread(values: np.ndarray) -> float:
         "abstract: much less sensitive to the choice of the momentum; derived: 1 is no less",
         scaled="100 unknowns",
     ),
-    limits="every momentum ends lower than with the fixed step, but 0 and .9 by four decades and .5 "
-    "by one, so their spread is wider",
+    limits="every momentum ends lower than with the fixed step, but 0 and .9 by three decades or "
+    "more and .5 by one, so their spread is wider",
 )
 def less_sensitive() -> list[float]:
     return [
