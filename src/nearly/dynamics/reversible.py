@@ -31,6 +31,9 @@ class ReversibleAdjoint(dfx.AbstractAdjoint):
     Memory for two states, their cotangents and those of the parameters, and one *number* (its time)
     for each of the `max_steps`, where checkpoints take of the order of sqrt(max_steps) states.
 
+    Parameters must come in through `args`, or as arrays of a module that is the vector field: what
+    a vector field closes over has no gradient here (JAX says so), as with `BacksolveAdjoint`.
+
     From `neural-differential-equations` (section 5.3.2 there). Each step back solves the step's own
     equations for what came before, so it takes rounding errors back with it: in float32, and where
     the flow contracts strongly over many steps, those grow; compare with the default adjoint once.

@@ -1,6 +1,7 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
 from nearly.dynamics.claims import fractional as fractional
+from nearly.dynamics.claims import langevin as langevin
 from nearly.dynamics.claims import oscillatory as oscillatory
 from nearly.dynamics.claims import reversible as reversible
 from nearly.dynamics.claims import stiff as stiff

@@ -44,8 +44,8 @@ _SOURCE = (
         _SOURCE + "r = 7.2 gives 0.013, H = 0.3 gives 0.016",
     ),
 )
-def covariance_of_eight_processes() -> list[float]:
-    return [covariance_error(hurst, 8, 1e3) for hurst in (0.3, 0.5, 0.7, 0.9)]
+def covariance_of_eight_processes() -> float:
+    return max(covariance_error(hurst, 8, 1e3) for hurst in (0.3, 0.5, 0.7, 0.9))
 
 
 @claim(

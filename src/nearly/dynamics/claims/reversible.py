@@ -46,6 +46,15 @@ class Diagonal(eqx.Module):
         return lx.DiagonalLinearOperator(self.network(t, y, args))
 
 
+class Batched(eqx.Module):
+    """A network along many trajectories at once."""
+
+    network: Network
+
+    def __call__(self, t: Any, y: Any, args: Any) -> Any:
+        return jax.vmap(lambda x: self.network(t, x, args))(y)
+
+
 def neural_sde(seed: int, dtype: Any) -> tuple[Any, Any, Any, Any]:
     """Drift, diagonal diffusion, a start, and a key for the path."""
     drift, diffusion, start, path = jax.random.split(jax.random.key(seed), 4)
@@ -152,9 +161,8 @@ def gradient_bytes(steps: int, adjoint: Any) -> float:
 
     def loss(moving: Any) -> Any:
         field, start = moving
-        batched = dfx.ODETerm(lambda t, y, args: jax.vmap(lambda x: field(t, x, args))(y))
         solution = dfx.diffeqsolve(
-            batched,
+            dfx.ODETerm(Batched(field)),
             dfx.ReversibleHeun(),
             *(0.0, 1.0, 1 / steps, start),
             adjoint=adjoint,
