@@ -18,13 +18,13 @@ SOLVERS = catalogue.methods("sde-solvers")
 
 def test_truths_agree_with_fine_solutions() -> None:
     for case, solver, tolerance in (
-        ("gbm", dfx.SPaRK(), 5e-3),
-        ("ou", dfx.ShARK(), 1e-6),
+        ("gbm", dfx.SPaRK(), 0.02),
+        ("ou", dfx.ShARK(), 1e-4),
     ):
-        problem = stochastic(case, paths=20, cells=256)
-        value = problem.solution(solver, 256)
+        problem = stochastic(case, paths=20, cells=64)
+        value = problem.solution(solver, 64)
         assert problem.errors(value)["strong"] < tolerance, case
-        assert np.all(value[1] == 256)
+        assert np.all(value[1] == 64)
 
 
 def test_work_is_queries_and_calls_over_all_paths() -> None:
@@ -36,26 +36,25 @@ def test_work_is_queries_and_calls_over_all_paths() -> None:
     assert run.work["diffusion"] == 2 * 7 * 8
 
 
+KINDS = (
+    cir(1.5, paths=3, cells=16, refinements=4),
+    stochastic("funnel-langevin", paths=3, cells=16),
+    stochastic("ou", paths=3, cells=16),
+    stochastic("gbm", paths=3, cells=16),
+)
+
+
 @pytest.mark.parametrize("name", list(SOLVERS))
 def test_every_catalogued_solver_runs_on_a_problem_of_its_kind(name: str) -> None:
+    problem = next(p for p in KINDS if name in p.equation.specialists or p is KINDS[-1])
+    assert name in problem.methods()
     method = load(SOLVERS[name].target)
-    for problem in (
-        stochastic("gbm", paths=4, cells=64),
-        stochastic("ou", paths=4, cells=64),
-        stochastic("funnel-langevin", paths=4, cells=64),
-        cir(1.5, paths=4, cells=64, refinements=4),
-    ):
-        try:
-            dial = problem.dials(method)[1]
-            ends, steps = problem.solution(method, dial)
-        except (InputError, ValueError, TypeError):
-            continue  # a solver of another kind of equation says so
-        assert np.all(np.isfinite(ends))
-        assert np.all(steps > 1)
-        return
-    pytest.fail(f"{name} ran on no problem")
+    ends, steps = problem.solution(method, problem.dials(method)[0])
+    assert np.all(np.isfinite(ends))
+    assert np.all(steps > 1)
 
 
+@pytest.mark.slow
 def test_no_increments_give_the_noncommutative_pair_more_than_half_an_order() -> None:
     problem = stochastic("noncommutative", paths=100, cells=1024)
     errors = [

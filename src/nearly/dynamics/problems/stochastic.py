@@ -155,7 +155,8 @@ class StochasticProblem(Problem):
         """What `apply` returns, by one compiled program for all dials and seeds."""
         with jax.enable_x64(self.dtype == "float64"):
             standin = self.build(method, dial, key=None)
-            return _applied(dataclasses.replace(self, seed=0), standin)
+            found = _applied(dataclasses.replace(self, seed=0), standin)
+            return jax.tree.map(np.asarray, found)
 
     def truth(self) -> Mapping[str, np.ndarray]:
         """`values` [paths, components] and their `uncertainty`, kept in the store."""
@@ -173,8 +174,7 @@ class StochasticProblem(Problem):
             adaptive = is_adaptive(arguments(reference.arguments))
             scale = 1 if adaptive else self.cells
             fine, coarse = (
-                np.asarray(self.solution(reference.arguments, scale * dial)[0])
-                for dial in reference.dials
+                self.solution(reference.arguments, scale * dial)[0] for dial in reference.dials
             )
             return {"values": fine, "uncertainty": np.asarray(_distance(fine, coarse))}
 
