@@ -130,6 +130,26 @@ def test_one_step_of_adahessian_on_a_quadratic_is_newtons():
         np.testing.assert_allclose(x + updates, 0, atol=1e-12)
 
 
+def test_a_curvature_kept_for_two_steps_has_the_bias_of_the_looks_taken():
+    """Of a constant Hessian every step is Newton's, whether it looks or not."""
+    with jax.enable_x64(True):
+        curvature, x = jnp.asarray([1.0, 100.0]), jnp.asarray([3.0, -2.0])
+
+        def value(p):
+            return jnp.sum(curvature * p**2) / 2
+
+        optimizer = adaptive.adahessian(1.0, b1=0.0, eps=0.0, every=2, key=KEY)
+
+        def step(state, _):
+            updates, state = optimizer.update(curvature * x, state, x, value_fn=value)
+            return state, (updates, state[0].square)
+
+        _, (updates, squares) = jax.lax.scan(step, optimizer.init(x), None, length=4)
+        np.testing.assert_allclose(updates, jnp.stack([-x] * 4), rtol=1e-9)
+        np.testing.assert_array_equal(squares[0], squares[1])
+        assert np.all(squares[2] > squares[1])
+
+
 # ---- scalar AdaGrad, orthogonal gradients, Polyak
 
 

@@ -232,15 +232,11 @@ def decades(problem: FiniteSum, make: Make, seed: int) -> float:
     best = tuned(problem, make, STEPS).learning_rate
     methods = [WithRate(make, factor * best) for factor in FACTORS]
     losses = np.asarray(problem.trials(methods, STEPS, key=_key(seed)), float)
-    start = problem.errors(jax.device_get(problem.train(_built_none(problem), _key(seed))[0]))
-    worst = start["training loss"]  # what diverged has learnt nothing
+    still = problem.build(optax.set_to_zero(), 1, key=None)
+    worst = problem.errors(jax.device_get(problem.train(still, _key(seed))[0]))["training loss"]
+    # What diverged has learnt nothing.
     losses = np.where(np.isfinite(losses), np.minimum(losses, worst), worst)
     return float(np.ptp(np.log10(losses)))
-
-
-def _built_none(problem: FiniteSum) -> Any:
-    """No step at all."""
-    return problem.build(optax.set_to_zero(), 1, key=None)
 
 
 @claim(
