@@ -132,6 +132,7 @@ def test_inner_steps_ask_the_model_and_not_the_loss():
     assert bill["model vjps"] == 5 * 6
 
 
+@pytest.mark.slow
 def test_a_policy_learns_from_the_expert():
     problem = imitation_control(samples=40, batch=8)
     standin = problem.build(target_surrogates(1.0, 3, armijo(1.0)), 40, key=None)

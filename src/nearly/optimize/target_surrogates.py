@@ -40,7 +40,7 @@ class TargetSearch(eqx.Module):
     slope: float = 0.5
     shrink: float = 0.9
     grow: float = 1.8
-    largest: float = 1e4
+    largest: float = 100.0
     trials: int = 100
 
     def __check_init__(self) -> None:
@@ -138,6 +138,10 @@ def target_surrogates(
                 "outputs=, output_grad=); FiniteSum passes them if its task is a TargetTask"
             )
         if isinstance(eta, TargetSearch):
+            if value is None:
+                raise InputError(
+                    "a TargetSearch needs update(..., value=): the loss at the outputs"
+                )
             size, search = _searched(eta, state.search, value, loss_fn, outputs, output_grad)
         else:
             size, search = rate_at(eta, state.steps), state.search
