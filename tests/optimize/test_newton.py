@@ -120,9 +120,9 @@ def test_no_change_of_variables_moves_damped_newton(name):
 
 
 def test_one_factorisation_serves_a_period():
-    minimiser = newton.LazyCubicNewton(0.0, 0.0, period=5, constant=100.0)
+    minimiser = newton.LazyCubicNewton(0.0, 0.0, period=2, constant=100.0)
     with tally() as counts:
-        jax.block_until_ready(solve(minimiser, max_steps=20).value)
+        jax.block_until_ready(solve(minimiser, max_steps=8).value)
     # That of the start, and one for each of the three cycles that are followed by another.
     assert counts.read()["factorisations*"] == 4
 

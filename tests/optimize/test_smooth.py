@@ -1,5 +1,6 @@
 """`Smooth`: the classic functions' data, its catalogue of minimisers, what it refuses."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from nearly.core import catalogue
 from nearly.core.lazy import load
 from nearly.core.tally import tally
 from nearly.errors import InputError, UnknownName
+from nearly.optimize.newton.factor import FACTORISATIONS
 from nearly.optimize.problems.classic import CLASSIC
 from nearly.optimize.problems.smooth import Smooth, cubic_chain, log_sum_exp, logistic_regression
 
@@ -51,7 +53,9 @@ def test_derivatives_are_finite_at_the_start(name):
 def test_stated_minima_are_stationary_and_below_the_start(make):
     problem = make()
     newton = load("nearly.optimize.minimisers:armijo_newton")
-    best = problem.apply(problem.build(newton, 1e-12, key=None), key=None)
+    with tally() as counts:
+        best = problem.apply(problem.build(newton, 1e-12, key=None), key=None)
+    assert counts.read()[FACTORISATIONS] < 300  # ends although rounding keeps moving the unknowns
     errors = problem.errors(best)
     assert errors["excess"] < 1e-12
     assert problem.errors(problem.start)["excess"] > 1e-3
@@ -67,10 +71,15 @@ def test_every_catalogued_minimiser_gets_better_with_its_dial(name):
     problem = nearly.problem("classic-minimum", function="variably-dimensioned")  # convex
     method = load(MINIMISERS[name].target)
 
+    def apply(standin):
+        return problem.apply(standin, key=None)
+
+    if not isinstance(method, nearly.Host):
+        apply = eqx.filter_jit(apply)
+
     def run(dial):
         with tally() as counts:
-            standin = problem.build(method, dial, key=None)
-            value = jax.block_until_ready(problem.apply(standin, key=None))
+            value = jax.block_until_ready(apply(problem.build(method, dial, key=None)))
         return problem.errors(value)["excess"], counts.read()
 
     (rough, _), (fine, work) = run(1e-1), run(1e-8)

@@ -7,8 +7,10 @@ How they differ from optimistix's own minimisers, and why:
 - Unknowns are flattened: a Newton step mixes all of them.
 - Searches allow for the rounding of the function's value (`slack`), without which every method of
   this kind stalls at the square root of the precision, reports failure, or loops.
-- Stopping is optimistix's (small change of `y` and of `f`); a search that finds no acceptable
-  point stops with `nonlinear_divergence`, as does a value that is not finite.
+- Stopping is optimistix's (small change of `y` and of `f`), or a step from where Newton's model
+  promises less than the rounding of the value: where `y` is badly determined its change never gets
+  small. A search that finds no acceptable point stops with `nonlinear_divergence`, as does a value
+  that is not finite.
 """
 
 from __future__ import annotations
@@ -148,8 +150,12 @@ class NewtonMinimiser(optx.AbstractMinimiser[Any, Any, State[Any]], Generic[Memo
         after = moved.point
         fine = moved.found & _is_finite(after)
         point = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, before)
-        small = fine & moved.forward & self.is_small(before, point)
-        done = small | (~fine & self._is_settled(before, factor))
+        small = self.is_small(before, point)
+        gain, tolerance = _promise(before, factor), self.atol + self.rtol * jnp.abs(before.f)
+        # A step from where rounding hides what is left is the last that can be judged. The promise
+        # is the model's only if no direction was left out of it.
+        last = (gain <= before.slack()) & (factor.least() > 0)
+        done = jnp.where(fine, moved.forward & (small | last), gain <= tolerance)
         next_state = State(
             point, factor, moved.memory, state.count + 1, moved.fresh, done, _result(fine | done)
         )
@@ -160,11 +166,6 @@ class NewtonMinimiser(optx.AbstractMinimiser[Any, Any, State[Any]], Generic[Memo
         moved, changed = after.x - before.x, jnp.abs(after.f - before.f)
         small = self.norm(moved / (self.atol + self.rtol * jnp.abs(after.x))) < 1
         return small & (changed < self.atol + self.rtol * jnp.abs(after.f))
-
-    def _is_settled(self, at: Point, factor: Factor) -> Bool[Array, ""]:
-        """Whether Newton's model has no decrease left to promise: then no search can find one."""
-        gain = at.g @ factor.solve(jnp.zeros_like(at.f), at.g) / 2
-        return (factor.least() >= 0) & (gain <= self.atol + self.rtol * jnp.abs(at.f))
 
     def terminate(
         self,
@@ -239,6 +240,12 @@ def _flat(fn: Any, y: PyTree, args: PyTree) -> tuple[Vector, Evaluate, Callable[
         return Point(z, f, g, aux)
 
     return x, evaluate, lambda z: fn(unravel(z), args)[0]
+
+
+def _promise(at: Point, factor: Factor) -> Scalar:
+    """The decrease that Newton's model promises; infinite where it has no minimum."""
+    gain = at.g @ factor.solve(jnp.zeros_like(at.f), at.g) / 2
+    return jnp.where(factor.least() >= 0, gain, jnp.inf)
 
 
 def _is_finite(point: Point) -> Bool[Array, ""]:
