@@ -18,6 +18,7 @@ from nearly.core.problem import Problem
 from nearly.core.store import Store, digest_of, source_digest
 from nearly.core.tally import counted
 from nearly.dynamics.brownian import GridBrownianPath
+from nearly.dynamics.cir import CIRStepSize
 from nearly.dynamics.problems.stochastic_equations import (
     CoxIngersollRoss,
     Equation,
@@ -48,7 +49,7 @@ class StochasticProblem(Problem):
     **Arguments:**
 
     - `equation`: what is solved. `paths`: how many, drawn from `seed`.
-    - `cells`: of the paths' grid, and the most steps of a dial. `refinements`: halvings of a cell
+    - `cells`: of the paths' grid, four for the smallest step of a dial. `refinements`: halvings of a cell
       between whose ends adaptive steps may query; no step is smaller than such a part.
     """
 
@@ -83,8 +84,7 @@ class StochasticProblem(Problem):
     def dials(self, method: Any) -> Sequence[float]:
         if is_adaptive(arguments(method)):
             return tuple(2.0**-k for k in range(3, 11))
-        most = self.cells.bit_length() - 3
-        return tuple(2**k for k in range(2, most))
+        return tuple(2**k for k in range(2, self.cells.bit_length() - 2))
 
     def random(self, method: Any) -> bool:
         return False
@@ -123,6 +123,11 @@ class StochasticProblem(Problem):
         smallest = jnp.asarray(self.smallest, self.dtype)
         if hasattr(controller, "rtol"):
             tuned = {"rtol": tolerance, "atol": tolerance, "dtmin": smallest}
+        elif not isinstance(controller, CIRStepSize):
+            raise InputError(
+                f"no dial for a {type(controller).__name__}: give a ConstantStepSize, a "
+                "PIDController or a CIRStepSize"
+            )
         else:
             least = jnp.maximum(jnp.asarray(controller.smallest, self.dtype), smallest)
             tuned = {"tolerance": tolerance, "smallest": least}
