@@ -145,7 +145,7 @@ def variance_falls() -> list[float]:
         "derived: the abstract's 34.4%, were it not that less is traded or that Adam is not tuned",
         scaled=_HEDGING,
     ),
-    limits="of the third that K-FAC gains over Adam at its own rate, half is gone once that rate is "
+    limits="of the third that K-FAC gains over Adam at its own rate, half is gone once the rate is "
     "tuned and costs and gradients are equal: 16% remain",
 )
 def variance_at_equal_cost() -> list[float]:
