@@ -33,7 +33,7 @@ class GivenFactors(optx.AbstractRootFinder[Any, Any, Any, _State]):
     convergence; never less than some rounding errors.
     """
 
-    rtol: float = 1e-14
+    rtol: float = 1e-10
     atol: float = 0.0
     norm: Callable[[Any], Any] = optx.max_norm
 

@@ -7,9 +7,7 @@ With D the two-step difference formula of BDF2 on the mesh at hand, three soluti
     D z_n = f(z_n) - (P' - D P)(t_n),  P' through f(w) at t_n, ..., t_n-3
 
 of orders 2, 3 and 4 on arbitrary meshes: only BDF2 itself must be stable, and it is whatever the
-ratios of the steps. All three are solved for with the same matrix, factorised once a step. What P
-is made of are the slopes `f(u_n)` as the equation gives them, `D u_n`: evaluating f there would
-multiply the error of the iteration by the stiffness.
+ratios of the steps. All three are solved for with the same matrix, factorised once a step.
 
 Differences from the paper: the first step (or two) are made of eight steps of `msrktase3`, of local
 order 4; the paper allows any scheme of lower order for u, but w and z need a good start. Its
@@ -35,6 +33,7 @@ from nearly.dynamics.jacobians import Dense, Factors, Jacobian
 from nearly.dynamics.wmethods import RungeKuttaTASE, msrktase3
 
 Vector = Inexact[Array, " d"]
+Levels = Inexact[Array, "levels d"]
 Slope = Callable[[Vector], Vector]
 
 
@@ -92,8 +91,8 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
 
     - `corrections`: 0 (plain variable-step BDF2), 1 or 2; the order is 2 more.
     - `jacobian`: how the Jacobian is found and factorised, once a step; `Banded`, `Sparse`.
-    - `finder`: the iteration for the implicit equations, and how exactly it solves them: by default
-      to rounding, since a correction divides what is left by the shortest step of the history.
+    - `finder`: the iteration for the implicit equations, and how exactly it solves them; one more
+      iteration follows.
     - `iterations`: after which a step has failed.
     - `start`, `parts`: what makes the first step (the first two, with two corrections), and in how
       many parts: its errors stay in w and z, and on a random mesh that step may be the longest.
@@ -183,13 +182,13 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         unravel = ravel_pytree(y0)[1]
         needed = max(self.corrections, 1)
 
-        def starting() -> tuple[Vector, Vector, Vector, Any]:
+        def starting() -> tuple[Levels, Levels, Vector, Any]:
             y1, error = self._started(terms, t0, t1, y0, args)
             slope = self._slope(terms, t0, t1, t1, args, y0)(y1)
             levels = (self.corrections + 1, 1)
             return jnp.tile(y1, levels), jnp.tile(slope, levels), error, dfx.RESULTS.successful
 
-        def going() -> tuple[Vector, Vector, Vector, Any]:
+        def going() -> tuple[Levels, Levels, Vector, Any]:
             return self._advance(terms, t0, t1, y0, args, state)
 
         values, slopes, error, result = jax.lax.cond(state.count < needed, starting, going)
@@ -226,7 +225,7 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
 
     def _advance(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, state: History
-    ) -> tuple[Vector, Vector, Vector, Any]:
+    ) -> tuple[Levels, Levels, Vector, Any]:
         """All levels, from a full history: values, slopes, the last correction, the result."""
         tau = jnp.asarray(t1 - t0)
         mesh = Mesh(tau, (state.times - t1) / tau)
@@ -258,8 +257,9 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
             result = dfx.RESULTS.where(
                 result == dfx.RESULTS.successful, dfx.RESULTS.promote(outcome), result
             )
-            values.append(found)
-            slopes.append((mesh.lead * (found - last) - drift) / tau)
+            value, steepness = _polished(found, mesh, last, drift, slope, factors)
+            values.append(value)
+            slopes.append(steepness)
         change = self._estimate(mesh, slopes, corrections, state)
         error = factors.solve(tau * change) / mesh.lead
         return jnp.stack(values), jnp.stack(slopes), error, result
@@ -290,6 +290,20 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         matrix = self.jacobian.matrix(push, guess, t1, unravel(guess), args, control)
         factors = self.jacobian.factors(matrix, 1 / mesh.lead)
         return jax.tree.map(jax.lax.stop_gradient, factors), guess
+
+
+def _polished(
+    value: Vector, mesh: Mesh, last: Vector, drift: Vector, slope: Slope, factors: Factors
+) -> tuple[Vector, Vector]:
+    """One more iteration, for the value and for its slope.
+
+    D v has the error of v over tau, f(v) that times the stiffness. What is taken here has neither:
+    f(v) where tau is short, D v where f is stiff.
+    """
+    own = slope(value)
+    defect = mesh.lead * (value - last) - drift - mesh.tau * own
+    error = factors.solve(defect)
+    return value - error / mesh.lead, own + (defect - error) / mesh.tau
 
 
 def deferred_bdf(order: int) -> DeferredBDF2:

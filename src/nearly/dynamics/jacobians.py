@@ -7,7 +7,7 @@ A solver asks a `Jacobian` for the matrix once a step (or less), and for the fac
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,9 +107,10 @@ class Dense(Jacobian):
 class Given(Jacobian):
     """A matrix of the user's own: approximate, old, or constant.
 
-    **Arguments:** `function`, `(t, y, args) -> [d, d]`, about the derivative of the field, for y
-    as one vector. W-methods keep their order whatever it is; stability they have if it holds what
-    is stiff.
+    **Arguments:** `function`, `(t, y, args) -> [d, d]`, about the derivative of the field; y has
+    the structure of the problem, the matrix is for y as one vector (`ravel_pytree`).
+
+    W-methods keep their order whatever it is; stability they have if it holds what is stiff.
     """
 
     function: Callable[[Any, Any, Any], Any]
@@ -281,12 +282,13 @@ class Sparse(Jacobian):
         if len(set(shape_of(held))) != 1:
             raise InputError(f"a pattern of shape {shape_of(held)} must be square")
         both = sp.csr_matrix((abs(held) + abs(held.T)).astype(bool))
-        place = np.argsort(reverse_cuthill_mckee(both, symmetric_mode=True))
+        order = reverse_cuthill_mckee(both, symmetric_mode=True)
+        place = np.argsort(order)
         entries = held.tocoo()
         rows, columns = entries.row.astype(np.int64), entries.col.astype(np.int64)
         below = place[rows] - place[columns]
         lower, upper = (int((sign * below).max(initial=0)) for sign in (1, -1))
-        return cls(Pattern(rows, columns, coloured(held), place, lower, upper))
+        return cls(Pattern(rows, columns, coloured(held, order), place, lower, upper))
 
     def matrix(self, push: Push, at: Vector, t: Any, y: Any, args: Any, step: Any) -> Any:
         del t, y, args, step
@@ -324,13 +326,12 @@ class Reordered(Factors):
         return self.inner.solve(vector[np.argsort(place)])[place]
 
 
-def coloured(pattern: sp.csr_array) -> np.ndarray:
-    """A colour for each column, such that columns with a row in common differ: greedy."""
+def coloured(pattern: sp.csr_array, order: Iterable[int]) -> np.ndarray:
+    """A colour for each column, such that columns with a row in common differ: greedy, in order."""
     held = sp.csc_array(pattern)
     by_row = sp.csr_array(pattern)
-    size = shape_of(held)[1]
-    colours = np.full(size, -1)
-    for column in range(size):
+    colours = np.full(shape_of(held)[1], -1)
+    for column in order:
         rows = held.indices[held.indptr[column] : held.indptr[column + 1]]
         taken = {
             int(colours[other])

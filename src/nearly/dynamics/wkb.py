@@ -24,7 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Complex, Float, Int, Shaped
+from jaxtyping import Array, Bool, Complex, Float, Int
 
 from nearly.core.errors import InputError
 from nearly.derivatives.taylor import taylor
@@ -47,7 +47,7 @@ class WKB(eqx.Module):
     order: Int[Array, ""]
     error: Scalar
 
-    def __call__(self, x: Shaped[Any, "*x"]) -> tuple[Complex[Array, "*x"], Complex[Array, "*x"]]:
+    def __call__(self, x: Any) -> tuple[Complex[Array, "*x"], Complex[Array, "*x"]]:
         """`u` and `epsilon u'` at x: sums over two conjugate waves. O(nodes) for each x."""
         left, right = self.interval
         place = jnp.clip((2 * jnp.asarray(x) - left - right) / (right - left), -1, 1)
