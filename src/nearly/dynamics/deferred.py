@@ -175,9 +175,9 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         solver_state: History,
         made_jump: Any,
     ) -> tuple[Any, Any, dict[str, Any], History, Any]:
-        fresh = eqx.tree_at(lambda s: s.count, self.init(terms, t0, t1, y0, args), jnp.asarray(0))
         state = solver_state
         if made_jump is not False:
+            fresh = self.init(terms, t0, t1, y0, args)
             state = jax.tree.map(lambda a, b: jnp.where(made_jump, a, b), fresh, state)
         unravel = ravel_pytree(y0)[1]
         needed = max(self.corrections, 1)
@@ -232,6 +232,8 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         slope = self._slope(terms, t0, t1, t1, args, y0)
         factors, guess = self._factorised(terms, t0, t1, y0, args, state, mesh)
 
+        # As a pytree, so that derivatives see that it holds none.
+        solve = jax.tree_util.Partial(_divided, factors, jax.lax.stop_gradient(mesh.lead))
         values: list[Vector] = []
         slopes: list[Vector] = []
         corrections: list[Vector] = [jnp.zeros_like(guess)]
@@ -247,13 +249,7 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
                 return mesh.lead * (y - last) - drift - tau * slope(y)
 
             start = values[-1] + (last - state.values[level - 1, 0]) if level else guess
-            found, outcome = root(
-                residual,
-                lambda r: factors.solve(r) / jax.lax.stop_gradient(mesh.lead),
-                start,
-                self.finder,
-                self.iterations,
-            )
+            found, outcome = root(residual, solve, start, self.finder, self.iterations)
             result = dfx.RESULTS.where(
                 result == dfx.RESULTS.successful, dfx.RESULTS.promote(outcome), result
             )
@@ -290,6 +286,10 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         matrix = self.jacobian.matrix(push, guess, t1, unravel(guess), args, control)
         factors = self.jacobian.factors(matrix, 1 / mesh.lead)
         return jax.tree.map(jax.lax.stop_gradient, factors), guess
+
+
+def _divided(factors: Factors, lead: Any, residual: Vector) -> Vector:
+    return factors.solve(residual) / lead
 
 
 def _polished(
