@@ -49,8 +49,8 @@ class StochasticProblem(Problem):
     **Arguments:**
 
     - `equation`: what is solved. `paths`: how many, drawn from `seed`.
-    - `cells`: of the paths' grid, four for the smallest step of a dial. `refinements`: halvings of a cell
-      between whose ends adaptive steps may query; no step is smaller than such a part.
+    - `cells`: of the paths' grid, four for the smallest step of a dial. `refinements`: halvings of
+      a cell between whose ends adaptive steps may query; no step is smaller than such a part.
     """
 
     equation: Equation
