@@ -104,6 +104,7 @@ def _gradient(steps: int, adjoint: Any) -> Callable[[], Any]:
             adjoint=adjoint,
             max_steps=steps,
         )
+        assert solution.ys is not None
         return jnp.sum(solution.ys**2)
 
     start = jax.random.normal(jax.random.key(1), (64, 32))

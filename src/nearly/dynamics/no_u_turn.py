@@ -86,7 +86,7 @@ class _Tree(NamedTuple):
     first: _Point
     last: _Point
     drawn: _Point
-    count: int
+    size: int
     going: bool
     accepted: float
     tried: int
@@ -136,11 +136,11 @@ class _Sampler:
             end = tree.last if forwards else tree.first
             new = self.grown(end, level, step if forwards else -step, depth, start.energy)
             drawn = tree.drawn
-            if new.going and self.random.uniform() < new.count / tree.count:
+            if new.going and self.random.uniform() < new.size / tree.size:
                 drawn = new.drawn
             first, last = (tree.first, new.last) if forwards else (new.first, tree.last)
-            count, going = tree.count + new.count, new.going and _opens(first, last)
-            tree = _Tree(first, last, drawn, count, going, new.accepted, new.tried)
+            size, going = tree.size + new.size, new.going and _opens(first, last)
+            tree = _Tree(first, last, drawn, size, going, new.accepted, new.tried)
             if not going:
                 break
         return tree.drawn, tree.accepted / tree.tried
@@ -159,13 +159,13 @@ class _Sampler:
         outer = near.last if step > 0 else near.first
         far = self.grown(outer, level, step, depth - 1, energy)
         first, last = (near.first, far.last) if step > 0 else (far.first, near.last)
-        count = near.count + far.count
-        other = count > 0 and self.random.uniform() < far.count / count
+        size = near.size + far.size
+        other = size > 0 and self.random.uniform() < far.size / size
         return _Tree(
             first,
             last,
             far.drawn if other else near.drawn,
-            count,
+            size,
             far.going and _opens(first, last),
             near.accepted + far.accepted,
             near.tried + far.tried,

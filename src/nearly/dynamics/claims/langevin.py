@@ -67,6 +67,7 @@ def _moved(keys: Any) -> Any:
             adjoint=dfx.ForwardMode(),
             max_steps=None,
         )
+        assert solution.ys is not None
         return jnp.mean(solution.ys), solution.stats["num_steps"]
 
     return jax.vmap(one)(keys)
