@@ -302,8 +302,8 @@ def linear_matches_with_a_minimum() -> list[float]:
         "abstract: schedule refinement gives further improvements",
         scaled="digits, breast cancer, wine; 1000 steps, batches of 64 and 16",
     ),
-    limits="norms fall ten- to a hundredfold in so short a run, and with their inverse squares up to "
-    "half of it is spent far below the peak; with inverse norms (`power=1`) two other seeds were "
+    limits="norms fall ten- to a hundredfold in so short a run, and with their inverse squares up "
+    "to half of it is spent far below the peak; with inverse norms (`power=1`) two other seeds were "
     "ahead of linear decay by a tenth",
 )
 def refinement_improves_with_a_minimum() -> list[float]:
