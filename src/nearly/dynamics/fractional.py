@@ -91,8 +91,8 @@ def markov_fractional(
     - `hurst`: H in (0, 1), a number or a scalar array; its dtype is that of the result (a number's
       is JAX's default). `horizon`: T, the time over which the mean square error is least.
     - `fastest`: the largest speed, times T; the smallest is its inverse, between them they are
-      geometric. A wider range helps small H more than a larger `size`; explicit solvers need steps
-      below `T / fastest`.
+      geometric. A wider range helps more than a larger `size` where H is small, and where it is
+      large and the kind stationary; explicit solvers need steps below `T / fastest`.
     - `kind`: `"riemann-liouville"` (type II) or `"stationary"` (type I).
 
     **Returns:** the approximation; differentiable with respect to `hurst`, so H can be learned.
