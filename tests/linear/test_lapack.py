@@ -34,3 +34,13 @@ def test_a_nested_batch_is_one():
     matrices = spd(2, 6, 5).reshape(2, 3, 5, 5)
     found = jax.vmap(jax.vmap(one_by_one(jnp.linalg.cholesky)))(matrices)
     np.testing.assert_allclose(found, jnp.linalg.cholesky(matrices), rtol=1e-5, atol=1e-6)
+
+
+def test_derivatives_are_those_of_the_function():
+    matrices = spd(3, 3, 4)
+
+    def total(factorise):
+        return lambda m: jnp.sum(jax.vmap(factorise)(m) ** 3)
+
+    found = jax.grad(total(one_by_one(jnp.linalg.cholesky)))(matrices)
+    np.testing.assert_allclose(found, jax.grad(total(jnp.linalg.cholesky))(matrices), rtol=1e-4)

@@ -262,6 +262,21 @@ def test_mixed_precision_in_a_compiled_loop_and_over_a_batch():
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), SMALL.init(start()))
 
 
+def test_a_step_has_a_gradient():
+    with jax.enable_x64(True):
+        optimizer = scale_by_shampoo(start=0, ridge=1e-2, grafting=None, block_size=8)
+        gradient = jnp.asarray(np.random.default_rng(2).normal(size=(4, 6)))
+        turn = jnp.asarray(np.random.default_rng(3).normal(size=(4, 6)))
+
+        @jax.jit
+        def along(t):
+            g = gradient + t * turn
+            return jnp.sum(optimizer.update(g, optimizer.init(g))[0] * turn)
+
+        slope = (along(1e-5) - along(-1e-5)) / 2e-5
+        np.testing.assert_allclose(jax.grad(along)(0.0), slope, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

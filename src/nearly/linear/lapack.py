@@ -20,11 +20,17 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
     **Arguments:** `function` of arrays, a factorisation or what is built on one.
 
-    Cannot be differentiated in reverse. On CPUs a batch is not spread over cores, other work is.
+    On CPUs a batch is not spread over cores, other work is. Derivatives are those of the function
+    as it is, so a program that takes them of several batches at once can still hang.
     """
     looped: Any = jax.custom_batching.sequential_vmap(function)
 
+    @jax.custom_jvp  # since what has a rule for batches cannot be transposed
     def call(*arrays: Any) -> Any:
         return jax.lax.platform_dependent(*arrays, cpu=looped, default=function)
+
+    @call.defjvp
+    def push(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        return jax.jvp(function, primals, tangents)
 
     return call
