@@ -303,8 +303,8 @@ def linear_matches_with_a_minimum() -> list[float]:
         scaled="digits, breast cancer, wine; 1000 steps, batches of 64 and 16",
     ),
     limits="norms fall ten- to a hundredfold in so short a run, and with their inverse squares up "
-    "to half of it is spent far below the peak; with inverse norms (`power=1`) two other seeds were "
-    "ahead of linear decay by a tenth",
+    "to half of it is spent far below the peak; with inverse norms (`power=1`) two other seeds "
+    "were ahead of linear decay by a tenth",
 )
 def refinement_improves_with_a_minimum() -> list[float]:
     return _ratios(ridge_problems(), _refined, [decaying(scheduled.linear_decay)])
