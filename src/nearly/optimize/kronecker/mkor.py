@@ -203,7 +203,7 @@ def until_stalled(
     check_decays(fast=fast, slow=slow)
     if not fast < slow:
         raise InputError(f"fast {fast} must be below slow {slow}: it forgets sooner")
-    if warmup * (1 - fast) < 1:
+    if warmup * (1 - fast) < 1 - 1e-9:  # 10 (1 - 0.9) is less than 1 in binary
         raise InputError(
             f"warmup {warmup} must be at least 1 / (1 - fast) = {1 / (1 - fast):.3g} steps: until "
             "then the two averages are the same"
