@@ -56,6 +56,7 @@ METHODS: dict[str, Method] = {
     "momentum-polyak": _optimizer("momentum_polyak", "polyak-momentum"),
     "moving-average-polyak": _optimizer("moving_average_polyak", "polyak-momentum", default=False),
     "kfac": _optimizer("kfac", "kfac-deep-hedging", default=False),
+    "kfac-empirical": _optimizer("kfac_empirical", "kfac-deep-hedging", default=False),
     "mkor": _optimizer("mkor", "mkor", default=False),
     "fosi-adam": _optimizer("fosi_adam", "fosi"),
     "fosi-heavy-ball": _optimizer("fosi_heavy_ball", "fosi", default=False),

@@ -81,6 +81,10 @@ def _kfac(rate: Any) -> optax.GradientTransformationExtraArgs:
     return kronecker.kfac(rate, key=jax.random.key(0))
 
 
+def _kfac_empirical(rate: Any) -> optax.GradientTransformationExtraArgs:
+    return kronecker.kfac(rate)
+
+
 def _mkor(rate: Any) -> optax.GradientTransformationExtraArgs:
     return kronecker.mkor(_heavy_ball(rate))
 
@@ -96,6 +100,7 @@ mfac = _tuned(_mfac)
 orthogonal_adam = _tuned(_orthogonal_adam)
 shampoo = _tuned(kronecker.shampoo)
 kfac = _tuned(_kfac)
+kfac_empirical = _tuned(_kfac_empirical)
 mkor = _tuned(_mkor)
 momentum_polyak = _tuned(_momentum_polyak)
 moving_average_polyak = _tuned(_moving_average_polyak)
