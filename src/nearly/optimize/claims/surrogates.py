@@ -132,9 +132,9 @@ def _cancer(batch: int = 25, steps: int = 200) -> FiniteSum:
         "ends lower than the parametric optimizers",
         scaled="8x8 digits and breast cancer for mushrooms, ijcnn and rcv1",
     ),
-    limits="both sets are nearly separable, where long steps of SGD win: the digits' best eta, 31.6, "
-    "is beyond the common grid (and there 1.1 times SGD's loss), and ten steps on a batch of 25 fit "
-    "the batch",
+    limits="both sets are nearly separable, where SGD wins by long steps: the digits' best eta, "
+    "31.6, is beyond the common grid (and there 1.1 times the loss of SGD), and ten steps on a "
+    "batch of 25 fit the batch",
 )
 def lower_loss() -> list[float]:
     pairs = [(_cancer(), 200), (softmax_digits(), 300)]
