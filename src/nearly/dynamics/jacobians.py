@@ -7,7 +7,7 @@ A solver asks a `Jacobian` for the matrix once a step (or less), and for the fac
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -326,7 +326,7 @@ class Reordered(Factors):
         return self.inner.solve(vector[np.argsort(place)])[place]
 
 
-def coloured(pattern: sp.csr_array, order: Iterable[int]) -> np.ndarray:
+def coloured(pattern: sp.csr_array, order: np.ndarray) -> np.ndarray:
     """A colour for each column, such that columns with a row in common differ: greedy, in order."""
     held = sp.csc_array(pattern)
     by_row = sp.csr_array(pattern)

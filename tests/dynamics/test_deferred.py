@@ -1,0 +1,110 @@
+"""Deferred corrections: their weights are exact, and what depends on a history."""
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+import pytest
+
+from nearly.dynamics.chord import GivenFactors, root
+from nearly.dynamics.deferred import DeferredBDF2, Mesh, deferred_bdf
+from nearly.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize(
+    "times", [(0.0, 1.0, 2.0, 3.0), (0.0, 1e-3, 0.7, 0.71), (0.0, 2.0, 2.1, 9.0)]
+)
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_corrections_are_exact_for_polynomials(times, degree):
+    """P' - D P of P = t^(degree + 1) at the last time, D from its definition."""
+    times = np.array(times)
+    tau, before = times[3] - times[2], times[2] - times[1]
+    r = tau / before
+    p, slope = times ** (degree + 1), (degree + 1) * times**degree
+    difference = (1 + 2 * r) / (tau * (1 + r)) * (p[3] - p[2])
+    difference -= r**2 / (tau * (1 + r)) * (p[2] - p[1])
+    mesh = Mesh(jnp.asarray(tau), jnp.asarray((times[2::-1] - times[3]) / tau))
+    slopes = jnp.asarray(slope[2::-1])[:, None]
+    for points in (3, 4):
+        if degree < points:
+            got = mesh.correction(jnp.asarray(slope[3:]), slopes, points)[0]
+            np.testing.assert_allclose(got, slope[3] - difference, rtol=1e-9, atol=1e-9)
+
+
+def decay(t, y, args):
+    return -2 * (y - jnp.cos(t)) - jnp.sin(t)
+
+
+def test_the_estimate_of_the_global_error_is_that_of_the_level_below():
+    def run(corrections):
+        return dfx.diffeqsolve(
+            dfx.ODETerm(decay),
+            DeferredBDF2(corrections),
+            0.0,
+            1.0,
+            1 / 32,
+            jnp.ones(1),
+            saveat=dfx.SaveAt(t1=True, solver_state=True),
+        )
+
+    plain, corrected = run(0), run(1)
+    error = plain.ys[-1] - np.cos(1.0)
+    estimate = DeferredBDF2.global_error(corrected.solver_state)
+    np.testing.assert_allclose(-estimate, error, rtol=0.1)
+    np.testing.assert_allclose(DeferredBDF2.global_error(plain.solver_state), 0)
+
+
+def test_a_jump_begins_a_new_history():
+    """The field changes at 1/2: without the restart the order would be lost there."""
+
+    def field(t, y, args):
+        return jnp.where(t < 0.5, -y, 3 * y)
+
+    found = dfx.diffeqsolve(
+        dfx.ODETerm(field),
+        deferred_bdf(4),
+        0.0,
+        1.0,
+        None,
+        jnp.ones(1),
+        stepsize_controller=dfx.ClipStepSizeController(
+            dfx.PIDController(rtol=1e-7, atol=1e-9), jump_ts=[0.5]
+        ),
+    )
+    np.testing.assert_allclose(found.ys[-1], np.exp(1.0), rtol=1e-5)
+
+
+def test_an_iteration_that_does_not_converge_fails_the_step():
+    solve = lambda r: 3 * r  # noqa: E731
+    _, result = root(lambda y: y, solve, jnp.ones(2), GivenFactors(), 10)
+    assert result != optx.RESULTS.successful
+    value, result = root(lambda y: y - 2, lambda r: 0.9 * r, jnp.ones(2), GivenFactors(), 20)
+    assert result == optx.RESULTS.successful
+    np.testing.assert_allclose(value, 2, rtol=1e-9)
+
+
+def test_the_derivative_of_a_root_is_not_that_of_the_iteration():
+    def at(a):
+        return root(lambda y: y**2 - a, lambda r: r / 3, jnp.ones(1), GivenFactors(), 60)[0][0]
+
+    np.testing.assert_allclose(jax.grad(at)(2.0), 0.5 / np.sqrt(2.0), rtol=1e-10)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(InputError, match="corrections 3"):
+        DeferredBDF2(3)
+    with pytest.raises(InputError, match="iterations 1"):
+        DeferredBDF2(iterations=1)
+    with pytest.raises(InputError, match="parts 0"):
+        DeferredBDF2(parts=0)
+    with pytest.raises(InputError, match="order 5"):
+        deferred_bdf(5)
+    with pytest.raises(InputError, match="rtol 2"):
+        GivenFactors(rtol=2.0)
