@@ -34,6 +34,7 @@ METHODS: dict[str, Method] = {
     "exponential-steps": _equation("peers:exponential_steps", source="peer"),
     "tanh-network": _equation("collocation:tanh_network", source="peer"),
     "fourier-network": _equation("collocation:fourier_network", source="peer", default=False),
+    "balanced-network": _equation("collocation:balanced_network", source="peer", default=False),
     "hard-boundary-network": _equation("collocation:hard_boundary", source="peer", default=False),
     "gaussians": _equation("gaussian_features:gaussians", "physics-informed-gaussians"),
     "rotated-gaussians": _equation(
@@ -70,6 +71,7 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "AllenCahn": "nearly.pde.semilinear:AllenCahn",
+        "Balanced": "nearly.pde.loss_weights:Balanced",
         "BoundaryValueProblem": "nearly.pde.equations:BoundaryValueProblem",
         "Burgers": "nearly.pde.semilinear:Burgers",
         "Collocation": "nearly.pde.collocation:Collocation",

@@ -10,28 +10,26 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 from scipy.optimize import minimize
 
 from nearly.core.errors import InputError
+from nearly.pde.collocation_points import Cloud, Kept, Uniform
 from nearly.pde.equations import (
     BoundaryValueProblem,
     InitialValueProblem,
     Point,
-    residuals,
     space_time,
     working_dtype,
 )
-from nearly.training import fit
+from nearly.pde.loss_weights import Balanced, CollocationLoss, Fixed, Weighting
 from nearly.training.architectures import MLP, mlp
 
 Factory = Callable[..., eqx.Module]  # (equation, *, key, dtype) -> a function of one point
@@ -187,61 +185,7 @@ def _bubble(equation: BoundaryValueProblem, x: Point) -> Array:
     return total
 
 
-# ---- points
-
-
-class Cloud(eqx.Module):
-    """Collocation points: inside, and on the faces that carry data."""
-
-    interior: Float[Array, "n d"]
-    boundary: Float[Array, "m d"]
-
-
-class Uniform(eqx.Module):
-    """Uniformly random collocation points. Called with a key, so that `fit` can draw them anew."""
-
-    equation: BoundaryValueProblem
-    interior: int = eqx.field(static=True)
-    face: int = eqx.field(static=True)
-    dtype: str = eqx.field(static=True)
-
-    def __call__(self, key: Key[Array, ""]) -> Cloud:
-        first, second = jax.random.split(key)
-        faces = self.equation.faces
-        boundary = [
-            self._draw(k, self.face).at[:, axis].set((self._lower, self._upper)[side][axis])
-            for k, (axis, side) in zip(jax.random.split(second, len(faces)), faces, strict=True)
-        ]
-        return Cloud(self._draw(first, self.interior), jnp.concatenate(boundary))
-
-    def _draw(self, key: Any, count: int) -> Array:
-        cells = jax.random.uniform(key, (count, self.equation.dimension), self.dtype)
-        return self._lower + (self._upper - self._lower) * cells
-
-    @property
-    def _lower(self) -> Array:
-        return jnp.asarray(self.equation.lower, self.dtype)
-
-    @property
-    def _upper(self) -> Array:
-        return jnp.asarray(self.equation.upper, self.dtype)
-
-
 # ---- training
-
-
-class CollocationLoss(eqx.Module):
-    """mean (u - data)^2 on the boundary + weight * mean residual^2 inside."""
-
-    equation: BoundaryValueProblem
-    weight: float
-
-    def __call__(self, network: Any, cloud: Cloud, key: Any = None) -> Float[Array, ""]:
-        inside = residuals(self.equation, network, cloud.interior)
-        missing = jax.vmap(network)(cloud.boundary) - jax.vmap(self.equation.boundary)(
-            cloud.boundary
-        )
-        return jnp.mean(missing**2) + self.weight * jnp.mean(inside**2)
 
 
 class Collocation(eqx.Module):
@@ -253,7 +197,8 @@ class Collocation(eqx.Module):
     - `interior`, `face`: random points inside, and on each face with data.
     - `weight`: of the residuals against the boundary, both as mean squares. The residual of a
       second-order equation is larger than the values by the frequency squared; 1e-4 is that of
-      `physics-informed-gaussians`, 1 is the plain PINN's.
+      `physics-informed-gaussians`, 1 is the plain PINN's. `weighting`: `Fixed()`, or `Balanced()`
+      to start from it and follow the gradients.
     - `adam`: the share of the steps that Adam takes (1: all); `rate`: its learning rate at the
       start, decaying as a cosine. The rest are L-BFGS with a strong Wolfe line search and a
       memory of `memory` steps, stopped after `seconds` (a limit for comparisons at equal time).
@@ -273,6 +218,7 @@ class Collocation(eqx.Module):
     memory: int = eqx.field(default=50, static=True)
     seconds: float = eqx.field(default=math.inf, static=True)
     fresh: bool = eqx.field(default=False, static=True)
+    weighting: Weighting = Fixed()
     dials: tuple[int, ...] = eqx.field(default=(250, 1000), static=True)
 
     def __check_init__(self) -> None:
@@ -307,32 +253,12 @@ class Collocation(eqx.Module):
         kept = Kept(source(points))
         if adam_steps:
             data = source if self.fresh else kept
-            network = _fitted(loss, network, data, _adam(self.rate, adam_steps), adam_steps, key)
+            network, loss = self.weighting.adam(
+                loss, network, data, rate=self.rate, steps=adam_steps, key=key
+            )
         if steps > adam_steps:
             network = _lbfgs(loss, network, kept.cloud, self, steps - adam_steps)
         return network
-
-
-class Kept(eqx.Module):
-    """One draw of points, whatever the key: what `fit` takes as its batch."""
-
-    cloud: Cloud
-
-    def __call__(self, key: Any) -> Cloud:
-        return self.cloud
-
-
-def _fitted(loss: Any, network: Any, data: Any, optimizer: Any, steps: int, key: Any) -> Any:
-    trained = fit(loss, network, data, optimizer=optimizer, steps=steps, key=key)
-    if trained.status == "diverged" and trained.steps == 0:
-        raise InputError(f"training diverged: {trained.reason}; lower the rate or the weight")
-    return trained.model
-
-
-# `fit` keeps compiled loops by the optimizer's identity, so it is made once.
-@lru_cache(16)
-def _adam(rate: float, steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
 @eqx.filter_jit
@@ -403,3 +329,4 @@ class AtEnd(eqx.Module):
 tanh_network = Collocation()
 fourier_network = Collocation(network=FourierNetwork())
 hard_boundary = Collocation(network=HardBoundary(), weight=1.0)
+balanced_network = Collocation(weighting=Balanced())
