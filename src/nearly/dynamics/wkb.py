@@ -24,6 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Complex, Float, Int
 
 from nearly.core.errors import InputError
@@ -108,7 +109,7 @@ def truncated_wkb(
         most,
         nodes,
     )
-    if isinstance(bad, jax.core.Tracer):
+    if isinstance(bad, Tracer):
         return eqx.error_if(solution, bad, NO_WAVE)
     if bool(bad):
         raise InputError(NO_WAVE)
