@@ -224,8 +224,8 @@ def kfac_transfers() -> list[float]:
     "learning-rate-drifts-without-scaling",
     cost="slow",
     expected=Expected(_QUANTITY + "K-FAC, not scaled", ">=", 4.0, _DRIFTS, scaled=_NETWORK),
-    limits="The best rate falls by one step of the grid for every seed, no more; with factors and "
-    "inverses anew in every step it also falls by one, from width 96 to 768. What a first step "
+    limits="The best rate moves by one step of the grid for every seed, no more; with factors and "
+    "inverses anew in every step it falls by one from width 96 to 768. What a first step "
     "changes of the output grows with the width to the 0.4 only (the curvature room's claim): by "
     "3 from 128 to 2048.",
 )
