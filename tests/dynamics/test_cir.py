@@ -109,7 +109,7 @@ def test_adaptive_steps_follow_the_rule_and_keep_the_mean() -> None:
     assert steps.max() > 5 * steps.min()
 
 
-def test_an_ordinary_solver_takes_the_term_and_gradients_are_finite() -> None:
+def test_an_ordinary_solver_takes_the_term_and_gradients_are_right() -> None:
     with jax.enable_x64(True):
         path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 64, (50,), dfx.SpaceTimeLevyArea)
         start = jnp.ones(50)
@@ -122,8 +122,8 @@ def test_an_ordinary_solver_takes_the_term_and_gradients_are_finite() -> None:
 
         usual = solved(dfx.Heun(), 64, CIRTerm(1.0, 1.0, 0.4, path), start)
         np.testing.assert_allclose(mean(0.4)[1][-1], usual, atol=0.02)
-        slope = (mean(2.0 + 1e-6)[0] - mean(2.0 - 1e-6)[0]) / 2e-6
-        found, _ = jax.grad(mean, has_aux=True)(2.0)
+        slope = (mean(0.8 + 1e-6)[0] - mean(0.8 - 1e-6)[0]) / 2e-6
+        found, _ = jax.grad(mean, has_aux=True)(0.8)
         assert found == pytest.approx(float(slope), rel=1e-4)
 
 

@@ -104,7 +104,7 @@ class GridBrownianPath(diffrax.AbstractBrownianPath[Any]):
     @eqx.filter_jit
     def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
         """The increment from `t0` to `t1`, or from the path's start to `t0`; with its areas if
-        `use_levy`. Times outside of the interval are those of its ends.
+        `use_levy`; NaN if a time lies outside of the path's interval.
         """
         del left
         first, last = (self.t0, t0) if t1 is None else (t0, t1)
@@ -126,7 +126,9 @@ class GridBrownianPath(diffrax.AbstractBrownianPath[Any]):
         to_last = _compose(nodes, self._within(grid, j, after), (j - i) * cell, after)
         length = (j - i) * cell + after
         moments = _remove(to_last, self._within(grid, i, before), length - before, before)
-        return jax.lax.stop_gradient(_areas(moments, length - before))
+        inside = (first >= self.t0 - cell / 8) & (last <= self.t1 + cell / 8)
+        areas = jax.lax.stop_gradient(_areas(moments, length - before))
+        return tuple(jnp.where(inside, part, jnp.nan) for part in areas)
 
     def _locate(self, time: Array) -> tuple[Array, Array]:
         """The node at or before a time, and how far after it the time lies: 0 if as good as on."""
