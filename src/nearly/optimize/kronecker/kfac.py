@@ -41,9 +41,9 @@ from nearly.optimize.kronecker.layerwise import (
     finite_or,
     look,
     outside,
+    pairs_of,
     wide_matrices,
     with_matrices,
-    zeros_of,
 )
 
 
@@ -102,8 +102,8 @@ def scale_by_kfac(
 
     def init(params: PyTree) -> KFacState:
         chosen = Layers.named(params, layers)
-        zeros = zeros_of(chosen, params, lambda n, dtype: jnp.zeros((n, n), dtype))
-        ones = zeros_of(chosen, params, lambda n, dtype: jnp.eye(n, dtype=dtype))
+        zeros = pairs_of(chosen, params, lambda n, dtype: jnp.zeros((n, n), dtype))
+        ones = pairs_of(chosen, params, lambda n, dtype: jnp.eye(n, dtype=dtype))
         moments, inverses = ({n: Moments(*m) for n, m in x.items()} for x in (zeros, ones))
         own = other.init(outside(chosen, params))
         return KFacState(jnp.zeros((), jnp.int32), moments, inverses, own)

@@ -69,7 +69,7 @@ def finite_or(new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(jnp.all(jnp.isfinite(a)), a, b), new, old)
 
 
-def zeros_of(layers: Layers, params: PyTree, make: Callable[[int, Any], Any]) -> dict[str, Any]:
+def pairs_of(layers: Layers, params: PyTree, make: Callable[[int, Any], Any]) -> dict[str, Any]:
     """For every layer `(make(inputs, dtype), make(outputs, dtype))`, in float32 or better."""
     matrices = eqx.filter_eval_shape(lambda p: wide_matrices(layers, p), params)
     return {

@@ -32,9 +32,9 @@ from nearly.optimize.adaptive.settings import check_decays, check_positive
 from nearly.optimize.kronecker.layerwise import (
     finite_or,
     look,
+    pairs_of,
     wide_matrices,
     with_matrices,
-    zeros_of,
 )
 
 Inverse = Float[Array, "n n"]
@@ -100,7 +100,7 @@ def scale_by_mkor(
 
     def init(params: PyTree) -> MKORState:
         chosen = Layers.named(params, layers)
-        ones = zeros_of(chosen, params, lambda n, dtype: jnp.eye(n, dtype=dtype))
+        ones = pairs_of(chosen, params, lambda n, dtype: jnp.eye(n, dtype=dtype))
         return MKORState(jnp.zeros((), jnp.int32), ones)
 
     def update(
