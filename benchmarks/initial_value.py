@@ -97,8 +97,8 @@ def given_meshes() -> list[Row]:
         "deferred BDF3": deferred_bdf(3),
         "deferred BDF4": deferred_bdf(4),
         "BDF2": deferred_bdf(2),
-        "Kvaerno3": dfx.Kvaerno3(root_finder=dfx.VeryChord(1e-11, 1e-11)),
-        "Kvaerno5": dfx.Kvaerno5(root_finder=dfx.VeryChord(1e-11, 1e-11)),
+        "Kvaerno3": dfx.Kvaerno3(root_finder=dfx.VeryChord(1e-8, 1e-8)),
+        "Kvaerno5": dfx.Kvaerno5(root_finder=dfx.VeryChord(1e-8, 1e-8)),
     }
     rows: list[Row] = []
     with jax.enable_x64(True):
@@ -114,6 +114,7 @@ def given_meshes() -> list[Row]:
                 jnp.ones(2),
                 stepsize_controller=dfx.StepTo(mesh),
                 max_steps=None,
+                throw=False,  # a step that fails leaves an infinite error
             ).ys
 
         truth = kaps_solution(1.0)

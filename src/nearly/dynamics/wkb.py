@@ -137,8 +137,10 @@ def _solve(
     points, integrate, transform = (jnp.asarray(m, ends.dtype) for m in _chebyshev(nodes))
     half = (ends[1] - ends[0]) / 2
     x = ends[0] + half * (points + 1)
-    one = jnp.ones((), ends.dtype)
-    series = jax.vmap(lambda at: taylor(coefficient, at, one, most + 1))(x)
+    # One direction for each node, so that a tally counts what each expansion costs.
+    series = jax.vmap(lambda at, along: taylor(coefficient, at, along, most + 1))(
+        x, jnp.ones_like(x)
+    )
     bad = jnp.any(~(series[:, 0] > 0)) | ~(epsilon > 0) | ~(half > 0)
     slopes = jax.vmap(_recursion)(series)  # [nodes, terms]
     integrals = half * (integrate @ slopes)
