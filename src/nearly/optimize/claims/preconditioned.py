@@ -202,17 +202,17 @@ _SOURCES = {
 
 _LIMITS: dict[str, dict[str, str]] = {
     "distributed-shampoo": {
-        "autoencoder-digits": "Muon, whose factors are those of the step at hand, is the best peer; "
-        "Adam's loss is 1.7 times Shampoo's. With b2 = 0.95 in place of 0.999 Shampoo's falls by "
-        "17 percent, with new roots in every step by 5.",
-        "mlp-digits": "Muon is the best peer; Adam's loss is 1.5 times Shampoo's. Neither new roots "
-        "in every step nor b2 = 0.95 nor the norm of SGD's step changes Shampoo's by more than 14 "
-        "percent.",
+        "autoencoder-digits": "Muon, whose factors are those of the step at hand, is the best "
+        "peer; Adam's loss is 1.7 times Shampoo's. With b2 = 0.95 in place of 0.999 Shampoo's "
+        "falls by 17 percent, with new roots in every step by 5.",
+        "mlp-digits": "Muon is the best peer; Adam's loss is 1.5 times Shampoo's. Neither new "
+        "roots in every step nor b2 = 0.95 nor the norm of SGD's step changes Shampoo's by more "
+        "than 14 percent.",
     },
     "kfac-deep-hedging": {
         "mlp-digits": "Only learning rates are tuned: at damping 0.1 in place of 1e-3 (and rate 3) "
-        "the loss of K-FAC falls by a factor of 21, to a sixth of that of Muon, the best peer; with "
-        "new factors and inverses in every step it falls by half.",
+        "the loss of K-FAC falls by a factor of 21, to a sixth of that of Muon, the best peer; "
+        "with new factors and inverses in every step it falls by half.",
     },
     "mkor": {
         "autoencoder-digits": "Muon is the best peer; MKOR's own base, SGD with momentum, has 1.3 "
@@ -223,8 +223,8 @@ _LIMITS: dict[str, dict[str, str]] = {
     "fosi": {
         "autoencoder-digits": "Muon is the best peer; in as many steps FOSI's loss is 1 percent "
         "below that of Adam, its own base, and its Hessian products cost steps.",
-        "mlp-digits": "Muon is the best peer; in as many steps FOSI's loss is 23 percent below that "
-        "of Adam, its own base, and its Hessian products cost steps.",
+        "mlp-digits": "Muon is the best peer; in as many steps FOSI's loss is 23 percent below "
+        "that of Adam, its own base, and its Hessian products cost steps.",
     },
 }
 """Losses of one seed, on the key that learning rates are chosen with."""
