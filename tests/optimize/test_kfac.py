@@ -37,20 +37,27 @@ def gradient_and_capture(model, loss, inputs, targets):
 
 
 def direction(model, loss, inputs, targets, **settings):
-    params, grads, capture_fn = gradient_and_capture(model, loss, inputs, targets)
     optimizer = scale_by_kfac(0.1, **settings)
-    return optimizer.update(grads, optimizer.init(params), params, capture_fn=capture_fn)
+
+    @eqx.filter_jit
+    def update(model):
+        params, grads, capture_fn = gradient_and_capture(model, loss, inputs, targets)
+        return optimizer.update(grads, optimizer.init(params), params, capture_fn=capture_fn)
+
+    return update(model)
 
 
 def linear_direction(inputs, deltas, drawn, **settings):
     """For a linear model: the batch's deltas make the gradient, those drawn the factor."""
-    params = linear(deltas.T @ inputs / len(inputs))
     optimizer = scale_by_kfac(0.1, **settings)
     seen = {"model": Captured(inputs[:, None], drawn[:, None])}
-    found, _ = optimizer.update(
-        params, optimizer.init(params), params, capture_fn=lambda params: seen
-    )
-    return found.weight
+
+    @jax.jit
+    def update(params):
+        state = optimizer.init(params)
+        return optimizer.update(params, state, params, capture_fn=lambda params: seen)[0]
+
+    return update(linear(deltas.T @ inputs / len(inputs))).weight
 
 
 # ---- against dense references
@@ -145,16 +152,15 @@ def test_clipping_bounds_the_predicted_change():
 def test_moments_are_a_mean_before_they_are_a_moving_average():
     optimizer = scale_by_kfac(0.1, capture_every=2, decay=0.6)
     params = linear(jnp.ones((1, 1)))
-    state = optimizer.init(params)
-    seen = []
-    for size in (1.0, 0.0, 3.0, 0.0, 5.0, 0.0, 2.0):
 
-        def capture_fn(params, size=size):
-            del params
-            return {"model": Captured(jnp.full((1, 1, 1), size), jnp.ones((1, 1, 1)))}
+    @jax.jit
+    def step(state, size):
+        row = {"model": Captured(jnp.reshape(size, (1, 1, 1)), jnp.ones((1, 1, 1)))}
+        _, state = optimizer.update(params, state, params, capture_fn=lambda params: row)
+        return state, state.moments["model"].inputs[0, 0]
 
-        _, state = optimizer.update(params, state, params, capture_fn=capture_fn)
-        seen.append(float(state.moments["model"].inputs[0, 0]))
+    sizes = jnp.asarray([1.0, 0.0, 3.0, 0.0, 5.0, 0.0, 2.0])
+    _, seen = jax.lax.scan(step, optimizer.init(params), sizes)
     two, three = (1 + 9) / 2, 0.6 * 5 + 0.4 * 25
     np.testing.assert_allclose(
         seen, [1, 1, two, two, three, three, 0.6 * three + 0.4 * 4], rtol=1e-6

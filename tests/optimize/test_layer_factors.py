@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from nearly.core.tally import tally
-from nearly.optimize import kfac, mkor
+from nearly.optimize import kfac
 from nearly.optimize.kronecker import scale_by_mkor, until_stalled
 from nearly.optimize.problems.finite_sum import FiniteSum, WithRate
 from nearly.optimize.problems.tasks import Classifier
@@ -29,17 +29,12 @@ PROBLEM = FiniteSum(
 )
 
 
-def over_sgd(rate):
-    return mkor(optax.sgd(rate), every=5)
-
-
 def hybrid(rate):
     return optax.chain(until_stalled(scale_by_mkor(every=5), warmup=12), optax.sgd(rate))
 
 
 MAKES = {
     "kfac": partial(kfac, capture_every=5, invert_every=5, key=jax.random.key(1)),
-    "mkor": over_sgd,
     "mkor-h": hybrid,
 }
 
