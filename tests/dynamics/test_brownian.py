@@ -19,7 +19,9 @@ AREAS = [dfx.BrownianIncrement, dfx.SpaceTimeLevyArea, dfx.SpaceTimeTimeLevyArea
 INTERVALS = np.array([(0.5, 1.25), (0.25, 0.5), (0.0, 2.0), (0.3, 1.77)])
 
 
-@pytest.mark.parametrize("area", AREAS)
+@pytest.mark.parametrize(
+    "area", [AREAS[0], pytest.param(AREAS[1], marks=pytest.mark.slow), AREAS[2]]
+)
 def test_it_is_the_path_of_diffrax_s_tree(area: Any) -> None:
     """On the grid, where it goes on below the grid, and between (W and H of the bridge)."""
     with jax.enable_x64(True):
@@ -50,7 +52,7 @@ def test_doubling_the_cells_leaves_the_path_at_its_nodes() -> None:
         np.testing.assert_allclose([a.W, a.H], [b.W, b.H], atol=1e-13)
 
 
-@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_neighbouring_intervals_have_the_joint_law_of_brownian_motion(n: int) -> None:
     """W, H, K of three intervals, all ends but two between nodes: nine independent normals."""
     count = 40_000

@@ -16,6 +16,7 @@ from nearly.dynamics.problems.stochastic import cir, stochastic
 SOLVERS = catalogue.methods("sde-solvers")
 
 
+@pytest.mark.slow
 def test_truths_agree_with_fine_solutions() -> None:
     for case, solver, tolerance in (
         ("gbm", dfx.SPaRK(), 0.02),
@@ -28,12 +29,12 @@ def test_truths_agree_with_fine_solutions() -> None:
 
 
 def test_work_is_queries_and_calls_over_all_paths() -> None:
-    problem = stochastic("gbm", paths=7, cells=64)
-    frontier = compare(problem, {"heun": dfx.EulerHeun()}, dials=[8], seeds=(0,))
+    problem = stochastic("gbm", paths=7, cells=16)
+    frontier = compare(problem, {"heun": dfx.EulerHeun()}, dials=[4], seeds=(0,))
     (run,) = frontier.runs
-    assert run.work["queries"] == 7 * 8
-    assert run.work["drift"] == 7 * 8
-    assert run.work["diffusion"] == 2 * 7 * 8
+    assert run.work["queries"] == 7 * 4
+    assert run.work["drift"] == 7 * 4
+    assert run.work["diffusion"] == 2 * 7 * 4
 
 
 KINDS = (
@@ -66,7 +67,7 @@ def test_no_increments_give_the_noncommutative_pair_more_than_half_an_order() ->
 
 
 def test_adaptive_dials_are_tolerances() -> None:
-    problem = cir(1.5, paths=4, cells=64, refinements=4)
+    problem = KINDS[0]
     method = {"solver": HOStS(), "stepsize_controller": CIRStepSize(1.0, 1e-9)}
     loose, tight = (problem.solution(method, dial) for dial in (0.2, 0.01))
     assert tight[1].mean() > 2 * loose[1].mean()

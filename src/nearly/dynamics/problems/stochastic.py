@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import diffrax as dfx
@@ -99,18 +100,10 @@ class StochasticProblem(Problem):
 
     def draw(self) -> Any:
         """The paths, stacked: with both areas, so that they are the same for every solver."""
-        area = dfx.SpaceTimeTimeLevyArea
         shape = jax.ShapeDtypeStruct(self.equation.noise, jnp.dtype(self.dtype))
         end = jnp.asarray(self.equation.end, self.dtype)
-
-        def one(key: Any) -> GridBrownianPath:
-            start = jnp.zeros((), self.dtype)
-            return GridBrownianPath(
-                key, start, end, self.cells, shape, area, refinements=self.refinements
-            )
-
         keys = jax.random.split(jax.random.key(self.seed), self.paths)
-        return eqx.filter_jit(eqx.filter_vmap(one))(keys)
+        return _drawn(keys, end, shape=shape, cells=self.cells, refinements=self.refinements)
 
     def build(self, method: Any, dial: Any, *, key: Any) -> Any:
         del key
@@ -193,6 +186,16 @@ class StochasticProblem(Problem):
                 "weak square": float(np.max(np.abs(np.mean(values**2 - truth**2, axis=0)))),
             }
         return {name: e if np.isfinite(e) else np.inf for name, e in found.items()}
+
+
+@partial(jax.jit, static_argnames=("shape", "cells", "refinements"))
+def _drawn(keys: Any, end: Any, *, shape: Any, cells: int, refinements: int) -> Any:
+    def one(key: Any) -> GridBrownianPath:
+        area = dfx.SpaceTimeTimeLevyArea
+        start = jnp.zeros_like(end)
+        return GridBrownianPath(key, start, end, cells, shape, area, refinements=refinements)
+
+    return jax.vmap(one)(keys)
 
 
 @eqx.filter_jit
