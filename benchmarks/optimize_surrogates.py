@@ -74,7 +74,7 @@ def dear() -> Iterator[Row]:
             yield row
         else:
             ours, theirs = run_of(problem, own, steps), run_of(problem, adam, 300)
-            yield row | pairs(ours, theirs, 7).row
+            yield {**row, **pairs(ours, theirs, 7).row}
 
 
 def _best(problem: FiniteSum, make: Any, steps: int) -> WithRate:
