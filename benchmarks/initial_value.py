@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 from alternating import Row, main, milliseconds, pairs
 
 from nearly.core.problem import Host
@@ -97,8 +98,9 @@ def given_meshes() -> list[Row]:
         "deferred BDF3": deferred_bdf(3),
         "deferred BDF4": deferred_bdf(4),
         "BDF2": deferred_bdf(2),
-        "Kvaerno3": dfx.Kvaerno3(root_finder=dfx.VeryChord(1e-8, 1e-8)),
-        "Kvaerno5": dfx.Kvaerno5(root_finder=dfx.VeryChord(1e-8, 1e-8)),
+        # Its own VeryChord takes the rounding errors of very short steps for divergence.
+        "Kvaerno3": dfx.Kvaerno3(root_finder=optx.Chord(1e-10, 1e-10)),
+        "Kvaerno5": dfx.Kvaerno5(root_finder=optx.Chord(1e-10, 1e-10)),
     }
     rows: list[Row] = []
     with jax.enable_x64(True):
@@ -128,7 +130,7 @@ def given_meshes() -> list[Row]:
 
 
 def banded() -> list[Row]:
-    """200 steps of MSRKTASE3 on nonlinear diffusion: forms of the Jacobian by unknowns."""
+    """20 steps of MSRKTASE3 on nonlinear diffusion: forms of the Jacobian by unknowns."""
     rows: list[Row] = []
     with jax.enable_x64(True):
         for size in (50, 200, 800):
@@ -149,7 +151,7 @@ def _diffusion(size: int, jacobian: Any) -> Callable[[], Any]:
     @jax.jit
     def run(start: Any) -> Any:
         return dfx.diffeqsolve(
-            dfx.ODETerm(field), msrktase3(jacobian), 0.0, 0.1, 0.0005, start, max_steps=None
+            dfx.ODETerm(field), msrktase3(jacobian), 0.0, 0.1, 0.005, start, max_steps=None
         ).ys
 
     return partial(run, jnp.sin(np.pi * np.linspace(0, 1, size)))
