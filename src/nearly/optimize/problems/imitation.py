@@ -71,7 +71,7 @@ def imitation_control(
 ) -> FiniteSum:
     """A policy for two masses on a spring, taught by predictive control with bounded force.
 
-    An answer of the expert costs as much as some hundred passes of the policy.
+    An answer of the expert takes some hundred times the operations of a gradient of the policy.
     """
     if samples < 1 or horizon < 1:
         raise InputError(f"samples {samples} and horizon {horizon} must be at least 1")
