@@ -8,7 +8,7 @@ import pytest
 
 from nearly.errors import InputError
 from nearly.optimize import adaptive
-from nearly.optimize.adaptive.adahessian import over_inputs
+from nearly.optimize.adaptive.adahessian import over_inputs, random_signs
 
 KEY = jax.random.key(0)
 OPTIMIZERS = {
@@ -288,3 +288,16 @@ def test_missing_parameters_are_named(name):
     optimizer = OPTIMIZERS[name]
     with pytest.raises(InputError, match="parameters"):
         optimizer.update(start(), optimizer.init(start()), None, value_fn=loss)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_signs_drawn_by_the_word_are_fair_and_independent(dtype):
+    shape = (99, 101)
+    signs = np.asarray(random_signs(KEY, shape, dtype), float)
+    assert signs.shape == shape and set(np.unique(signs)) == {-1.0, 1.0}
+    flat = signs.ravel()
+    words = -(-flat.size // 32)
+    for apart in (0, 1, 2, words - 1, words, 2 * words):  # each entry with its neighbours in a word
+        mean = np.mean(flat if apart == 0 else flat[apart:] * flat[:-apart])
+        assert abs(mean) < 5 / np.sqrt(flat.size - apart)
+    assert np.any(signs != np.asarray(random_signs(jax.random.key(1), shape, dtype), float))
