@@ -93,7 +93,7 @@ def stiff() -> list[Row]:
 
 
 def given_meshes() -> list[Row]:
-    """On the same random mesh of steps that differ by thousands: error, calls, milliseconds."""
+    """On the same random mesh of steps that differ by thousands: error, milliseconds."""
     solvers = {
         "deferred BDF3": deferred_bdf(3),
         "deferred BDF4": deferred_bdf(4),

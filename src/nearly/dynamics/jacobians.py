@@ -136,8 +136,8 @@ class Banded(Jacobian):
     """A Jacobian whose entries lie within `lower` below and `upper` above the diagonal.
 
     Costs `lower + upper + 1` products with it, whatever the size, and
-    O(d lower (lower + upper)) for its factors, in d sequential steps: worth it from about a
-    thousand unknowns, where dense factors take seconds.
+    O(d lower (lower + upper)) for its factors, in d sequential steps: worth it from some two
+    hundred unknowns on.
     """
 
     lower: int
