@@ -132,7 +132,7 @@ def _encoder_biases(vae: Any, images: Any) -> list[Any]:
     biases = jax.lax.map(by_logits, images) / len(images)
     _, pull = eqx.filter_vjp(lambda e: jax.vmap(e)(images), vae.encoder)
     pulled = [pull(biases[:, rule].reshape(len(images), -1))[0] for rule in range(2)]
-    return [optax.global_norm(eqx.filter(p, eqx.is_inexact_array)) for p in pulled]
+    return [optax.tree.norm(eqx.filter(p, eqx.is_inexact_array)) for p in pulled]
 
 
 # ---- ReinMax: training
