@@ -109,6 +109,7 @@ def test_adaptive_steps_follow_the_rule_and_keep_the_mean() -> None:
     assert steps.max() > 5 * steps.min()
 
 
+@pytest.mark.slow
 def test_an_ordinary_solver_takes_the_term_and_gradients_are_right() -> None:
     with jax.enable_x64(True):
         path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 64, (50,), dfx.SpaceTimeLevyArea)

@@ -45,7 +45,13 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("name", list(SOLVERS))
+def _takes_long(name: str) -> bool:
+    return SOLVERS[name].source == "peer" and name != "diffrax-spark"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if _takes_long(n) else n for n in SOLVERS]
+)
 def test_every_catalogued_solver_runs_on_a_problem_of_its_kind(name: str) -> None:
     problem = next(p for p in KINDS if name in p.equation.specialists or p is KINDS[-1])
     assert name in problem.methods()

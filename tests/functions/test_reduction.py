@@ -137,7 +137,13 @@ def _true(truth, name: str, point: float):
 # ---------------------------------------------------------------------------------- accuracy
 
 
-@pytest.mark.parametrize("name", DEGREES)
+# Their truths or their pieces take tens of seconds; erfc stands for them.
+LONG = ("gelu", "erf", "erfinv")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in DEGREES]
+)
 @pytest.mark.parametrize("fused", [True, False])
 def test_float32_over_the_whole_format(name, fused):
     program = whole(name, "float32", DEGREES[name])

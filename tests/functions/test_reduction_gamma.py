@@ -53,7 +53,9 @@ def points() -> np.ndarray:
     return np.concatenate([*sizes, powers]).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", DEGREES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "digamma" else n for n in DEGREES]
+)
 @pytest.mark.parametrize("fused", [True, False])
 def test_on_both_sides_of_zero(name, fused):
     program = whole(name) if fused else whole(name).unfused()

@@ -187,6 +187,7 @@ def pairs(count: int, *grid: int) -> Pairs:
     )
 
 
+@pytest.mark.slow
 def test_the_builder_learns() -> None:
     data = pairs(16, 8)
     built = TrainedLSM(width=4, scales=2, patch=2, heads=2, steps=80, learning_rate=1e-2)

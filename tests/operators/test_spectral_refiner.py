@@ -173,6 +173,7 @@ def test_the_loss_is_that_of_its_parts() -> None:
     np.testing.assert_allclose(loss(model.output, latent), jnp.sqrt(sum(squares) / 8), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_fine_tuning_lowers_the_residual_of_each_instance_on_its_own() -> None:
     model, known = random_model(), smooth(1, 2, 4)
     loss = ResidualLoss(FLOW, frames=3, dt=0.1)

@@ -73,7 +73,11 @@ def small():
 
 
 @pytest.mark.parametrize(
-    "optimizer", [optax.adam(0.05), kfac(0.3, key=jax.random.key(0))], ids=["adam", "kfac"]
+    "optimizer",
+    [
+        pytest.param(optax.adam(0.05), id="adam"),
+        pytest.param(kfac(0.3, key=jax.random.key(0)), id="kfac", marks=pytest.mark.slow),
+    ],
 )
 def test_hedging_is_learnt_by_a_recurrent_network(small, optimizer):
     standin = small.build(optimizer, 40, key=None)

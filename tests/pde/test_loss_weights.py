@@ -52,6 +52,7 @@ def test_a_boundary_that_holds_exactly_leaves_a_weight() -> None:
         np.testing.assert_allclose(weights.weight - clamped[1].weight, 0.75 * 2e-3 + 0.25 * 1e-3)
 
 
+@pytest.mark.slow
 def test_where_the_weight_ends_does_not_depend_on_where_it_starts() -> None:
     with jax.enable_x64(True):
         equation = Helmholtz(waves=(1, 1))
