@@ -150,7 +150,7 @@ def training() -> Iterator[Row]:
 def steps_of(problem: FiniteSum, method: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """A run of one step, and one of 20 more."""
     run = eqx.filter_jit(lambda p, m, s: p.apply((m, s), key=jax.random.key(0)))
-    return tuple(partial(run, problem, method, jnp.arange(n)) for n in (1, 1 + STEPS))  # type: ignore
+    return tuple(partial(run, problem, method, jnp.asarray(n)) for n in (1, 1 + STEPS))  # type: ignore
 
 
 # ------------------------------------------------------------------ minimisers

@@ -58,13 +58,13 @@ METHODS: dict[str, Method] = {
     "kfac": _optimizer("kfac", "kfac-deep-hedging", default=False),
     "kfac-empirical": _optimizer("kfac_empirical", "kfac-deep-hedging", default=False),
     "mkor": _optimizer("mkor", "mkor", default=False),
-    "fosi-adam": _optimizer("fosi_adam", "fosi"),
+    "fosi-adam": _optimizer("fosi_adam", "fosi", default=False),
     "fosi-heavy-ball": _optimizer("fosi_heavy_ball", "fosi", default=False),
-    "model-building-sgd": _optimizer("model_building_sgd", "sgd-model-building"),
+    "model-building-sgd": _optimizer("model_building_sgd", "sgd-model-building", default=False),
     "interpolation-sgd": _optimizer(
         "interpolation_sgd", "accelerated-sgd-interpolation", default=False
     ),
-    "linear-decay-adam": _optimizer("linear_decay_adam", "learning-rate-refinement"),
+    "linear-decay-adam": _optimizer("linear_decay_adam", "learning-rate-refinement", default=False),
     "linear-decay-sgd": _optimizer("linear_decay_sgd", "learning-rate-refinement", default=False),
     "refined-adam": _optimizer("refined_adam", "learning-rate-refinement", default=False),
     "refined-sgd": _optimizer("refined_sgd", "learning-rate-refinement", default=False),

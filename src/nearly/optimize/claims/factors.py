@@ -56,7 +56,7 @@ def hedged(make: Any, settings: list[tuple[float, float, int]], steps: int) -> l
 
     def run(rate: Any, aversion: Any, seed: Any) -> Any:
         averse = eqx.tree_at(lambda p: p.targets, problem, jnp.full(samples, 1 / aversion))
-        return averse.train((WithRate(make, rate), jnp.arange(steps)), jax.random.key(seed))[0]
+        return averse.train((WithRate(make, rate), steps), jax.random.key(seed))[0]
 
     rates, aversions, seeds = zip(*settings)
     found = jax.jit(jax.vmap(run))(

@@ -160,17 +160,17 @@ class FiniteSum(Problem):
 
     def build(self, method: Any, dial: Any, *, key: Any) -> Any:
         if isinstance(method, WithRate):
-            return self._prepared(method, int(dial), key), jnp.arange(int(dial))
+            return self._prepared(method, int(dial), key), jnp.asarray(int(dial))
         if not isinstance(method, optax.GradientTransformation):
             raise InputError(
                 f"a {type(method).__name__} is no optimizer: give an optax transformation, or "
                 "WithRate(make, learning_rate)"
             )
-        return Fixed(method), jnp.arange(int(dial))
+        return Fixed(method), jnp.asarray(int(dial))
 
     def _prepared(self, method: WithRate, steps: int, key: Any) -> WithRate:
         def train(optimizer: WithRate) -> Any:
-            return _trained(self, (optimizer, jnp.arange(steps)), key)[1]
+            return _trained(self, (optimizer, jnp.asarray(steps)), key)[1]
 
         ready = method.prepared(steps, train)
         rate = jnp.asarray(ready.learning_rate, self.dtype)
@@ -180,7 +180,11 @@ class FiniteSum(Problem):
         return self.train(standin, key)[0]
 
     def train(self, standin: Any, key: Any) -> tuple[PyTree, Any]:
-        """The parameters after training, and the optimizer's state."""
+        """The parameters after training, and the optimizer's state.
+
+        `standin`: an optimizer's maker and the number of steps: an array, so that one program
+        serves all dials; with an int what training ends with can be differentiated.
+        """
         method, steps = standin
         optimizer = optax.with_extra_args_support(method())
         for_start, for_batches = jax.random.split(key)
@@ -189,16 +193,16 @@ class FiniteSum(Problem):
         inputs, targets = self._samples(self.inputs, self.targets)
         oracle = _Oracle(self.task, static)
 
-        def advance(carry: Any, index: Array) -> tuple[Any, None]:
+        def advance(index: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             params, state = carry
             chosen = self._chosen(jax.random.fold_in(for_batches, index))
             batch = inputs[chosen], targets[chosen]
             grad, extra = oracle(params, *batch)
             extra |= {"grad": grad, "capture_fn": oracle.capture_fn(*batch)}
             updates, state = optimizer.update(grad, state, params, **extra)
-            return (optax.apply_updates(params, updates), state), None
+            return optax.apply_updates(params, updates), state
 
-        return jax.lax.scan(advance, (params, optimizer.init(params)), steps)[0]
+        return jax.lax.fori_loop(0, steps, advance, (params, optimizer.init(params)))
 
     def trials(self, methods: Sequence[Any], dial: Any, *, key: Any) -> Sequence[float] | None:
         """Runs learning rates side by side in one compiled program."""
@@ -211,8 +215,8 @@ class FiniteSum(Problem):
         """The errors of methods that differ in their arrays only; None if they differ in more."""
         if not all(isinstance(m, WithRate) for m in methods):
             return None
-        steps = jnp.arange(int(dial))
-        other = jax.random.fold_in(key, len(steps))
+        steps = jnp.asarray(int(dial))
+        other = jax.random.fold_in(key, steps)
         ready = [self._prepared(m, int(dial), other) for m in methods]
         if len({jax.tree.structure(m) for m in ready}) > 1:
             return None
