@@ -159,7 +159,7 @@ def test_a_refined_rate_bills_the_run_it_is_refined_from(regression):
         method, steps = regression.build(
             scheduled.Refined(optax.sgd, 0.2, 2), 60, key=jax.random.key(0)
         )
-    assert counts.read()["losses vjps"] == 60
+    assert counts.read()["losses vjps"] == 60 == int(steps)
     linear = np.linspace(1, 0, 60)
     shape = np.asarray(method.shape.values)
     assert shape.max() == 1 and shape[-1] == 0 and np.abs(shape - linear).max() > 0.1
