@@ -36,7 +36,7 @@ def _classify(sizes: tuple[int, ...], name: str, batch: int, steps: tuple[int, .
     )
 
 
-def autoencoder_digits(batch: int = 64, steps: tuple[int, ...] = STEPS) -> FiniteSum:
+def autoencoder_digits(batch: int = 64, steps: tuple[int, ...] = (50, 150, 500)) -> FiniteSum:
     """The deep autoencoder 64-128-32-128-64 on the digits' grey levels: badly conditioned."""
     data = digits_images()
     return FiniteSum(
