@@ -106,7 +106,7 @@ def tree(key: Any) -> Any:
         "the grid draws each of 1,000 increments once; half of that for what both share",
     ),
     limits="diffrax's step and one draw of each increment, which any path costs, are 100 of the "
-    "grid's 170 ms; beside other work, on two cores, the ratio was 16",
+    "grid's 170 ms; in another run, beside other work, the ratio was 16",
 )
 def grid_beside_tree() -> float:
     ours, theirs = euler(grid), euler(tree)
