@@ -45,7 +45,7 @@ docs: $(STAMP)
 
 # Needs uv; universal, hashed, and without any address.
 lock:
-	uv pip compile pyproject.toml --extra test --extra cluster $(LOCK) -o requirements/test.lock
+	uv pip compile pyproject.toml --extra test --extra cluster --extra sos $(LOCK) -o requirements/test.lock
 	uv pip compile pyproject.toml --extra peers -c requirements/test.lock $(LOCK) -o requirements/peers.lock
 	uv pip compile pyproject.toml --extra docs -c requirements/test.lock $(LOCK) -o requirements/docs.lock
 
