@@ -112,10 +112,16 @@ def test_the_hessian_diagonal_is_exact_for_diagonal_hessians():
 
 def test_curvature_is_averaged_over_inputs_and_space():
     matrix = jnp.asarray([[1.0, 3.0], [0.0, 2.0]])
-    np.testing.assert_allclose(over_inputs(matrix), [[2, 2], [1, 1]])
+    np.testing.assert_allclose(over_inputs(matrix), [[2], [1]])
     kernel = jnp.arange(8.0).reshape(2, 1, 2, 2)
     np.testing.assert_allclose(over_inputs(kernel)[:, 0, 0, 0], [1.5, 5.5])
     np.testing.assert_allclose(over_inputs(jnp.arange(3.0)), [0, 1, 2])
+
+
+def test_what_is_averaged_is_kept_once():
+    optimizer = adaptive.adahessian(key=KEY)
+    state = optimizer.init({"w": jnp.ones((3, 5), jnp.bfloat16), "b": jnp.ones(3)})
+    assert {name: x.shape for name, x in state[0].square.items()} == {"w": (3, 1), "b": (3,)}
 
 
 def test_one_step_of_adahessian_on_a_quadratic_is_newtons():

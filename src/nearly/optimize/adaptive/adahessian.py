@@ -67,13 +67,14 @@ def hessian_diagonal(
 
 
 def over_inputs(curvature: Array) -> Array:
-    """The authors' averaging: matrices over their last axis, kernels over all but the first two."""
+    """The authors' averaging: matrices over their last axis, kernels over all but the first two.
+
+    The axes that were averaged keep length 1: what is equal along them is kept once.
+    """
     if curvature.ndim == 2:
-        return jnp.broadcast_to(jnp.mean(curvature, 1, keepdims=True), curvature.shape)
+        return jnp.mean(curvature, 1, keepdims=True)
     axes = tuple(range(2, curvature.ndim))
-    if not axes:
-        return curvature
-    return jnp.broadcast_to(jnp.mean(curvature, axes, keepdims=True), curvature.shape)
+    return jnp.mean(curvature, axes, keepdims=True) if axes else curvature
 
 
 def scale_by_adahessian(
@@ -92,14 +93,14 @@ def scale_by_adahessian(
 
     - `b1`, `b2` in [0, 1); `eps`, beside the root; `power`, k in (0, 1]: 0 would be no curvature.
     - `every`: steps between two estimates of the diagonal. `average`: of |z * H z| over a tensor's
-      axes; `over_inputs` takes matrices to be (out, in) and kernels (out, in, *space), as equinox
-      lays them out.
+      axes, to any shape that broadcasts to it; `over_inputs` takes matrices to be (out, in) and
+      kernels (out, in, *space), as equinox lays them out.
     - `key`: of the random signs.
 
     `update` needs the parameters and `value_fn`: parameters -> loss, on the batch (and with the
     dropout key) of the gradient. Raises `InputError` for values out of range. Costs a product with
-    the Hessian, about two gradients, every `every` steps; two copies of the parameters in float32
-    or better.
+    the Hessian, about two gradients, every `every` steps; a copy of the parameters in float32 or
+    better and what `average` leaves of another, where the authors' code keeps two whole copies.
     """
     check_decays(b1=b1, b2=b2)
     check_not_negative(eps=eps)
@@ -109,7 +110,9 @@ def scale_by_adahessian(
         raise InputError(f"every {every} must be at least 1 step")
 
     def init(params: PyTree) -> AdaHessianState:
-        mean, square = (widened(jax.tree.map(jnp.zeros_like, params)) for _ in range(2))
+        mean = widened(jax.tree.map(jnp.zeros_like, params))
+        kept = jax.eval_shape(lambda tree: jax.tree.map(average, tree), mean)
+        square = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), kept)
         return AdaHessianState(jnp.zeros((), jnp.int32), mean, square, key)
 
     def update(
