@@ -19,7 +19,8 @@ from nearly.functions.function import Function
 from nearly.functions.program import Builder, Program
 from nearly.functions.proof import _Rounding, prove
 from nearly.functions.reduction import reduction
-from nearly.functions.roundoff import analyse, specialise
+from nearly.functions.roundoff.analysis import analyse
+from nearly.functions.roundoff.specialise import specialise
 from nearly.functions.verify import measure
 
 SINGLE = FORMATS["float32"]

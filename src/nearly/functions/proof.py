@@ -17,7 +17,10 @@ from nearly.functions.formats import Format
 from nearly.functions.function import Function
 from nearly.functions.program import Program
 from nearly.functions.reference import errors_at, format_ends, numbers
-from nearly.functions.roundoff import Analysis, analyse, half_spacing, is_shift, specialise
+from nearly.functions.roundoff.analysis import Analysis, analyse
+from nearly.functions.roundoff.enclosures import half_spacing
+from nearly.functions.roundoff.integer_steps import is_shift
+from nearly.functions.roundoff.specialise import specialise
 from nearly.functions.taylor_bound import Bound, Piece, bound_error, down, up
 
 Contraction = Literal["as written", "any"]

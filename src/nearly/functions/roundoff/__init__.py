@@ -1,0 +1,1 @@
+"""Proven bounds on what rounding does to a program."""
