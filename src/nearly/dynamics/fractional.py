@@ -170,7 +170,8 @@ def _stationary_correlation(a: Any, x: Array) -> Array:
     closed = 2 * far - far**a * jnp.exp(-gammaln(a + 1)) + tail
     near = jnp.minimum(x, 1.0)
     terms = [near ** (a + n + 1) * jnp.exp(-gammaln(a + n + 2)) for n in range(20)]
-    terms += [-2 * near**n / math.factorial(n) for n in range(3, 21, 2)]
+    # As floats: 13! is no 32-bit integer.
+    terms += [-2 * near**n / float(math.factorial(n)) for n in range(3, 21, 2)]
     return jnp.where(x < 1, sum(terms), closed)
 
 
