@@ -96,6 +96,38 @@ _SDE_SOLVERS: dict[str, Method] = {
 }
 METHODS.update(_SDE_SOLVERS)
 
+def _neural_equation(target: str) -> Problem:
+    return Problem(f"nearly.dynamics.problems.neural_equations:{target}")
+
+
+def _trainer(name: str, paper: str | None = None, *, default: bool = False) -> Method:
+    source = "ours" if paper else "peer"
+    target = f"nearly.dynamics.trainers:{name}"
+    return Method(target, "neural-equations", paper, source, default)
+
+
+_GLOBAL, _LOCAL = "solver-heuristic-regularization", "locally-regularized-nde"
+
+PROBLEMS.update(
+    {
+        "annuli": _neural_equation("annuli"),
+        "digits-flow": _neural_equation("digits_flow"),
+        "spiral-sde": _neural_equation("spiral"),
+    }
+)
+METHODS.update(
+    {
+        "plain-neural-equation": _trainer("plain", default=True),
+        "ernode": _trainer("ernode", _GLOBAL, default=True),
+        "srnode": _trainer("srnode", _GLOBAL),
+        "lrnde": _trainer("lrnde", _LOCAL, default=True),
+        "lrnde-biased": _trainer("lrnde_biased", _LOCAL),
+        "steer": _trainer("steer"),
+        "taynode": _trainer("taynode"),
+        "rnode": _trainer("rnode"),
+    }
+)
+
 __getattr__, __all__ = attach(
     __name__,
     {
@@ -116,6 +148,13 @@ __getattr__, __all__ = attach(
         "CIRTerm": "nearly.dynamics.cir:CIRTerm",
         "CIRStepSize": "nearly.dynamics.cir:CIRStepSize",
         "ReversibleAdjoint": "nearly.dynamics.reversible:ReversibleAdjoint",
+        "ErrorEstimate": "nearly.dynamics.regularize:ErrorEstimate",
+        "Heuristics": "nearly.dynamics.regularize:Heuristics",
+        "LambaEulerHeun": "nearly.dynamics.lamba:LambaEulerHeun",
+        "StiffnessEstimate": "nearly.dynamics.regularize:StiffnessEstimate",
+        "accumulated": "nearly.dynamics.regularize:accumulated",
+        "local_penalty": "nearly.dynamics.regularize:local_penalty",
+        "TrajectoryLearning": "nearly.dynamics.problems.trajectories:TrajectoryLearning",
         "StochasticProblem": "nearly.dynamics.problems.stochastic:StochasticProblem",
         "Oscillator": "nearly.dynamics.problems.oscillator:Oscillator",
     },
