@@ -32,7 +32,9 @@ class LambaEulerHeun(dfx.AbstractAdaptiveSolver[Any], dfx.AbstractStratonovichSo
     """
 
     delta: Any = 1.0
-    term_structure: ClassVar[Any] = dfx.MultiTerm[tuple[dfx.AbstractTerm, dfx.AbstractTerm]]
+    term_structure: ClassVar[Any] = dfx.MultiTerm[
+        tuple[dfx.AbstractTerm[Any, Any], dfx.AbstractTerm[Any, Any]]
+    ]
     interpolation_cls: ClassVar[Any] = dfx.LocalLinearInterpolation
 
     def order(self, terms: Any) -> int:

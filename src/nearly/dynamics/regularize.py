@@ -188,7 +188,7 @@ class Heuristics(dfx.AbstractAdaptiveSolver[Any], dfx.AbstractWrappedSolver[Any]
         return self.solver.term_structure
 
     @property
-    def interpolation_cls(self) -> Any:
+    def interpolation_cls(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.solver.interpolation_cls
 
     @property

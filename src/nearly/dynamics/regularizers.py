@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any, Literal, get_args
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
@@ -31,7 +31,9 @@ from nearly.dynamics.regularize import (
     uniform_time,
 )
 
-Summary = Literal["total", "mean", "maximum"]
+KINDS = ("error", "stiffness")
+SUMMARIES = ("total", "mean", "maximum")
+THROUGH_STATES = (dfx.RecursiveCheckpointAdjoint, dfx.DirectAdjoint, dfx.ForwardMode)
 
 
 class Solve(eqx.Module):
@@ -129,16 +131,21 @@ class GlobalEstimate(Regularizer):
     Needs diffrax's default adjoint or `DirectAdjoint`. **Cost:** no calls of the vector field.
     """
 
-    kind: Literal["error", "stiffness"] = eqx.field(default="error", static=True)
-    summary: Summary = eqx.field(default="total", static=True)
+    kind: str = eqx.field(default="error", static=True)
+    summary: str = eqx.field(default="total", static=True)
 
     def __check_init__(self) -> None:
         _check_kind(self.kind)
-        if self.summary not in get_args(Summary):
-            raise UnknownName("summary", self.summary, get_args(Summary))
+        if self.summary not in SUMMARIES:
+            raise UnknownName("summary", self.summary, SUMMARIES)
 
     def __call__(self, solve: Solve, strength: Any, *, key: Any) -> tuple[Any, Any]:
         del key
+        if not isinstance(solve.adjoint, THROUGH_STATES):
+            raise InputError(
+                f"{type(solve.adjoint).__name__} has no gradient of what the solver carries along: "
+                "take diffrax's RecursiveCheckpointAdjoint or DirectAdjoint, or LocalEstimate"
+            )
         solver = Heuristics(solve.solver, _measure(self.kind, solve))
         solution = solve.solution(solve.saved(solver_state=True), solver=solver)
         return solve.values(solution), strength * self._summarised(accumulated(solution))
@@ -159,7 +166,7 @@ class LocalEstimate(Regularizer):
     adjoint. **Cost:** the calls of one step and two more, forwards and backwards.
     """
 
-    kind: Literal["error", "stiffness"] = eqx.field(default="error", static=True)
+    kind: str = eqx.field(default="error", static=True)
     dt0: float | None = None
 
     def __check_init__(self) -> None:
@@ -293,8 +300,8 @@ class KineticRate(Integrated):
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in ("error", "stiffness"):
-        raise UnknownName("kind of estimate", kind, ("error", "stiffness"))
+    if kind not in KINDS:
+        raise UnknownName("kind of estimate", kind, KINDS)
 
 
 def _measure(kind: str, solve: Solve) -> Measure:

@@ -63,8 +63,8 @@ class NeuralEquation(TrajectoryLearning):
         """With what it is trained: the same object each time."""
 
     def settings(self) -> NeuralEquation:
-        """The problem without its data."""
-        return dataclasses.replace(self, train=None, test=None)
+        """The problem without its data and the length of training: what a loss needs."""
+        return dataclasses.replace(self, train=None, test=None, steps=1)
 
     def predict(self, model: Any, data: Any, *, key: Any) -> Any:
         solve = self.equation(model, data, key=key)
@@ -105,14 +105,14 @@ class FlowClassification(NeuralEquation):
 
     **Arguments:**
 
-    - `train`, `test`: `Labelled` points. `hidden`: units of the layer. `tolerance`: relative and
-      absolute, of Tsit5's steps. `steps`, `batch`, `learning_rate`: of training by Adam.
+    - `train`, `test`: `Labelled` points. `hidden`: units of the layer. `rtol`: relative and
+      absolute tolerance of Tsit5's steps. `steps`, `batch`, `learning_rate`: of training by Adam.
     """
 
     train: Any
     test: Any
     hidden: int = 64
-    tolerance: float = 1e-5
+    rtol: float = 1e-5
     steps: int = 600
     batch: int | None = 256
     learning_rate: float = 1e-2
@@ -122,8 +122,8 @@ class FlowClassification(NeuralEquation):
     error_name: ClassVar[str] = "misclassified"
 
     def __check_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise InputError(f"tolerance={self.tolerance} must lie between 0 and 1, such as 1e-5")
+        if not 0 < self.rtol < 1:
+            raise InputError(f"rtol={self.rtol} must lie between 0 and 1, such as 1e-5")
         if min(self.hidden, self.steps, self.batch or 1) < 1 or self.learning_rate <= 0:
             raise InputError("hidden, steps, batch and learning_rate must be positive")
 
@@ -137,12 +137,11 @@ class FlowClassification(NeuralEquation):
     def equation(self, model: Classifier, data: Labelled, *, key: Any) -> Solve:
         del key
         field = dfx.ODETerm(evaluations(model.field))
-        tolerance = self.tolerance
         start, end = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
         return Solve(
             *(field, dfx.Tsit5(), start, end, jnp.asarray(data.inputs, jnp.float32)),
-            rtol=tolerance,
-            atol=tolerance,
+            rtol=self.rtol,
+            atol=self.rtol,
             adjoint=self.adjoint,
         )
 
@@ -216,7 +215,7 @@ class SpiralSDE(NeuralEquation):
     **Arguments:**
 
     - `train`, `test`: `Moments` of two ensembles. `paths`: of the model, in training and in use,
-      solved at once. `tolerance`: of the steps of `LambaEulerHeun`, relative and absolute.
+      solved at once. `rtol`: relative and absolute tolerance of `LambaEulerHeun`.
       `steps`, `learning_rate`: of training by AdaBelief.
 
     Drift and diffusion calls count alike as `nfe`.
@@ -225,7 +224,7 @@ class SpiralSDE(NeuralEquation):
     train: Any
     test: Any
     paths: int = 100
-    tolerance: float = 0.1
+    rtol: float = 0.1
     steps: int = 250
     learning_rate: float = 1e-2
     batch: int | None = None
@@ -239,8 +238,8 @@ class SpiralSDE(NeuralEquation):
     def __check_init__(self) -> None:
         if self.paths < 2:
             raise InputError(f"paths={self.paths}: give at least 2, for their variance")
-        if not 0 < self.tolerance <= 1:
-            raise InputError(f"tolerance={self.tolerance} must lie between 0 and 1, such as 0.1")
+        if not 0 < self.rtol < 1:
+            raise InputError(f"rtol={self.rtol} must lie between 0 and 1, such as 0.1")
 
     def initial(self, key: Any) -> NoisyField:
         first, last = jax.random.split(key)
@@ -259,8 +258,8 @@ class SpiralSDE(NeuralEquation):
         y0 = jnp.broadcast_to(jnp.array([2.0, 0.0], jnp.float32), (self.paths, 2))
         return Solve(
             *(terms, LambaEulerHeun(), start, end, y0),
-            rtol=self.tolerance,
-            atol=self.tolerance,
+            rtol=self.rtol,
+            atol=self.rtol,
             ts=jnp.linspace(start, end, len(TIMES), dtype=jnp.float32),
             dtmin=1 / self.CELLS / 2**self.REFINEMENTS,
         )
@@ -330,7 +329,7 @@ def annuli(
     hidden: int = 64,
     steps: int = 600,
     batch: int = 256,
-    tolerance: float = 1e-5,
+    rtol: float = 1e-5,
     seed: int = 0,
 ) -> FlowClassification:
     """A disc within an annulus, which no flow of the plane can part: hard to solve when learned.
@@ -343,7 +342,7 @@ def annuli(
         hidden=hidden,
         steps=steps,
         batch=batch,
-        tolerance=tolerance,
+        rtol=rtol,
         name="annuli",
     )
 
@@ -352,7 +351,7 @@ def digits_flow(
     hidden: int = 64,
     steps: int = 300,
     batch: int = 128,
-    tolerance: float = 1e-5,
+    rtol: float = 1e-5,
     seed: int = 0,
 ) -> FlowClassification:
     """Handwritten digits of 64 pixels, split by `seed`."""
@@ -365,18 +364,18 @@ def digits_flow(
         hidden=hidden,
         steps=steps,
         batch=batch,
-        tolerance=tolerance,
+        rtol=rtol,
         learning_rate=3e-3,
         name="digits-flow",
     )
 
 
-def spiral(paths: int = 100, steps: int = 250, tolerance: float = 0.1, seed: int = 0) -> SpiralSDE:
+def spiral(paths: int = 100, steps: int = 250, rtol: float = 0.1, seed: int = 0) -> SpiralSDE:
     """The noisy spiral; its ensembles of 4,000 paths are drawn from `seed`."""
     return SpiralSDE(
         train=spiral_moments(2 * seed),
         test=spiral_moments(2 * seed + 1),
         paths=paths,
         steps=steps,
-        tolerance=tolerance,
+        rtol=rtol,
     )
