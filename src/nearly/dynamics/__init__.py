@@ -73,6 +73,8 @@ METHODS: dict[str, Method] = {
     "scipy-bdf": _peer("peers:scipy_bdf", default=False),
     "scipy-radau": _peer("peers:scipy_radau"),
     "scipy-dop853": _peer("peers:scipy_dop853", default=False),
+    "sundials-cvode": _peer("peers:cvode", default=False),
+    "riccati": _peer("peers:riccati", default=False),
 }
 
 
@@ -95,6 +97,59 @@ _SDE_SOLVERS: dict[str, Method] = {
     "drift-implicit-euler-adaptive": _sde("die_adaptive", _TREE),
 }
 METHODS.update(_SDE_SOLVERS)
+
+
+def _exponents(case: str) -> Problem:
+    return Problem("nearly.dynamics.problems.feynman_kac:feynman_kac", {"case": case})
+
+
+PROBLEMS.update(
+    {
+        f"feynman-kac-{case}": _exponents(case)
+        for case in ("lognormal", "exponent-bump", "exponent-dip", "exponent-wide")
+    }
+)
+
+
+def _feynman_kac(target: str, source: str = "ours", *, default: bool = True) -> Method:
+    paper = "variable-exponent-parabolic" if source == "ours" else None
+    return Method(f"nearly.dynamics.{target}", "feynman-kac-solvers", paper, source, default)
+
+
+METHODS.update(
+    {
+        "crank-nicolson-logarithmic": _feynman_kac("feynman_kac:crank_nicolson"),
+        "monte-carlo": _feynman_kac("feynman_kac:monte_carlo"),
+        "plain-monte-carlo": _feynman_kac("feynman_kac:plain_monte_carlo"),
+        "quasi-monte-carlo": _feynman_kac("feynman_kac:quasi_monte_carlo"),
+        "scipy-lsoda-lines": _feynman_kac("peers:scipy_lines", "peer"),
+    }
+)
+
+PROBLEMS.update(
+    {
+        "lorenz-z4": Problem("nearly.dynamics.problems.time_average:lorenz_z4"),
+        "free-particle": Problem("nearly.dynamics.problems.mechanics:free_particle"),
+        "gravity": Problem("nearly.dynamics.problems.mechanics:gravity"),
+        "pendulum": Problem("nearly.dynamics.problems.mechanics:pendulum"),
+    }
+)
+
+
+def _average_bound(name: str, *, default: bool) -> Method:
+    target = f"nearly.dynamics.sum_of_squares:{name}"
+    return Method(target, "time-average-bounds", "extremal-periodic-orbits", "ours", default)
+
+
+METHODS.update(
+    {
+        "sum-of-squares": _average_bound("sum_of_squares", default=True),
+        "sum-of-squares-one-block": _average_bound("one_block", default=False),
+        "unsupervised-network": _ours(
+            "unsupervised:unsupervised", "unsupervised-ivp", default=False
+        ),
+    }
+)
 
 def _neural_equation(target: str) -> Problem:
     return Problem(f"nearly.dynamics.problems.neural_equations:{target}")
@@ -131,6 +186,14 @@ METHODS.update(
 __getattr__, __all__ = attach(
     __name__,
     {
+        "PolynomialSystem": "nearly.dynamics.sum_of_squares:PolynomialSystem",
+        "TimeAverageBound": "nearly.dynamics.problems.time_average:TimeAverageBound",
+        "Unsupervised": "nearly.dynamics.unsupervised:Unsupervised",
+        "bound_average": "nearly.dynamics.sum_of_squares:bound_average",
+        "continue_orbit": "nearly.dynamics.continuation:continue_orbit",
+        "extremal_orbits": "nearly.dynamics.orbits:extremal_orbits",
+        "prove_bound": "nearly.dynamics.rational_proof:prove_bound",
+        "shoot": "nearly.dynamics.orbits:shoot",
         "Banded": "nearly.dynamics.jacobians:Banded",
         "DeferredBDF2": "nearly.dynamics.deferred:DeferredBDF2",
         "Given": "nearly.dynamics.jacobians:Given",
@@ -148,6 +211,10 @@ __getattr__, __all__ = attach(
         "CIRTerm": "nearly.dynamics.cir:CIRTerm",
         "CIRStepSize": "nearly.dynamics.cir:CIRStepSize",
         "ReversibleAdjoint": "nearly.dynamics.reversible:ReversibleAdjoint",
+        "FeynmanKac": "nearly.dynamics.problems.feynman_kac:FeynmanKac",
+        "VariableExponents": "nearly.dynamics.feynman_kac:VariableExponents",
+        "crank_nicolson": "nearly.dynamics.feynman_kac:crank_nicolson",
+        "monte_carlo": "nearly.dynamics.feynman_kac:monte_carlo",
         "ErrorEstimate": "nearly.dynamics.regularize:ErrorEstimate",
         "Heuristics": "nearly.dynamics.regularize:Heuristics",
         "LambaEulerHeun": "nearly.dynamics.lamba:LambaEulerHeun",
