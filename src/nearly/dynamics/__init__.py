@@ -151,6 +151,7 @@ METHODS.update(
     }
 )
 
+
 def _neural_equation(target: str) -> Problem:
     return Problem(f"nearly.dynamics.problems.neural_equations:{target}")
 
@@ -183,6 +184,48 @@ METHODS.update(
     }
 )
 
+_CONTEXT, _SEGNO = "neural-context-flows", "segno"
+
+PROBLEMS.update(
+    {
+        "lotka-volterra-environments": Problem(
+            "nearly.dynamics.problems.environments:lotka_volterra_environments"
+        ),
+        "selkov-environments": Problem("nearly.dynamics.problems.environments:selkov_environments"),
+        "charged-five-body": Problem(
+            "nearly.dynamics.problems.bodies:body_motion", {"law": "charged"}
+        ),
+        "gravity-five-body": Problem(
+            "nearly.dynamics.problems.bodies:body_motion", {"law": "gravity"}
+        ),
+    }
+)
+
+
+def _learned(
+    target: str, protocol: str, paper: str | None = None, *, default: bool = True
+) -> Method:
+    source = "ours" if paper else "peer"
+    return Method(f"nearly.dynamics.{target}", protocol, paper, source, default)
+
+
+METHODS.update(
+    {
+        "context-flow": _learned(
+            "context_training:ncf_t1", "environment-models", _CONTEXT, default=False
+        ),
+        "context-flow-proximal": _learned(
+            "context_training:ncf_t2", "environment-models", _CONTEXT, default=False
+        ),
+        "context-conditioned": _learned("context_training:conditioned", "environment-models"),
+        "one-for-all": _learned("context_peers:one_for_all", "environment-models"),
+        "one-for-each": _learned("context_peers:one_for_each", "environment-models", default=False),
+        "coda": _learned("context_peers:coda", "environment-models", default=False),
+        "segno": _learned("motion_training:segno_model", "body-motion-models", _SEGNO),
+        "egnn": _learned("motion_training:egnn_model", "body-motion-models"),
+    }
+)
+
 __getattr__, __all__ = attach(
     __name__,
     {
@@ -210,6 +253,13 @@ __getattr__, __all__ = attach(
         "DIE": "nearly.dynamics.cir:DIE",
         "CIRTerm": "nearly.dynamics.cir:CIRTerm",
         "CIRStepSize": "nearly.dynamics.cir:CIRStepSize",
+        "ContextFlow": "nearly.dynamics.context:ContextFlow",
+        "adapt": "nearly.dynamics.context_training:adapt",
+        "context_flow": "nearly.dynamics.context:context_flow",
+        "modulated": "nearly.dynamics.context:modulated",
+        "Bodies": "nearly.dynamics.equivariant:Bodies",
+        "egnn": "nearly.dynamics.equivariant:egnn",
+        "segno": "nearly.dynamics.equivariant:segno",
         "ReversibleAdjoint": "nearly.dynamics.reversible:ReversibleAdjoint",
         "FeynmanKac": "nearly.dynamics.problems.feynman_kac:FeynmanKac",
         "VariableExponents": "nearly.dynamics.feynman_kac:VariableExponents",

@@ -1,6 +1,7 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
 from nearly.dynamics.claims import feynman_kac as feynman_kac
+from nearly.dynamics.claims import equivariant as equivariant
 from nearly.dynamics.claims import fractional as fractional
 from nearly.dynamics.claims import langevin as langevin
 from nearly.dynamics.claims import oscillatory as oscillatory
