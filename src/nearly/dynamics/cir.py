@@ -6,21 +6,27 @@ dy = a (b - y) dt + s sqrt(y) dW   (Ito);   = a (c - y) dt + s sqrt(y) o dW,   c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import abstractmethod
+from functools import partial
 from typing import Any, ClassVar
 
 import diffrax as dfx
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from nearly.core.errors import InputError
+from nearly.dynamics.one_step import OneStep
 
-Values = Float[Array, "*shape"]
+Values = PyTree[Float[Array, "..."]]
 
 
 class CIRField(eqx.Module):
-    """What a `CIRTerm` gives a solver at a time and a value: drift and diffusion, and the law."""
+    """What a `CIRTerm` gives a solver at a time and a value: drift and diffusion, and the law.
+
+    All are of the structure of y; `level` is Stratonovich's, c.
+    """
 
     drift: Any
     diffusion: Any
@@ -34,7 +40,8 @@ class CIRTerm(dfx.AbstractTerm[Any, Any]):
 
     **Arguments:**
 
-    - `reversion` a > 0, `level` b > 0, `volatility` s > 0: numbers, or arrays of the shape of y.
+    - `reversion` a > 0, `level` b > 0, `volatility` s > 0: numbers, arrays of the shape of y, or
+      pytrees of its structure.
     - `path`: a Brownian path of the shape of y; with space-time areas for `HOStS`.
 
     A solver that is given it alone (`diffrax.Heun()`) sees the Stratonovich drift a (c - y). Values
@@ -55,14 +62,11 @@ class CIRTerm(dfx.AbstractTerm[Any, Any]):
     def vf(self, t: Any, y: Any, args: Any) -> CIRField:
         """Drift and diffusion at y."""
         del t, args
-        drift = self.reversion * (self.stratonovich_level - y)
-        root = jnp.sqrt(jnp.where(y > 0, y, 1)) * (y > 0)
-        return CIRField(drift, self.volatility * root, self.reversion, self.level, self.volatility)
-
-    @property
-    def stratonovich_level(self) -> Any:
-        """c = b - s^2 / 4a: negative where the volatility is high."""
-        return self.level - self.volatility**2 / (4 * self.reversion)
+        a, b, s = (_spread(x, y) for x in (self.reversion, self.level, self.volatility))
+        c = jax.tree.map(lambda a, b, s: b - s**2 / (4 * a), a, b, s)
+        drift = jax.tree.map(lambda a, c, y: a * (c - y), a, c, y)
+        diffusion = jax.tree.map(lambda s, y: s * _root(y), s, y)
+        return CIRField(drift, diffusion, a, c, s)
 
     def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
         """The step, and the path over it."""
@@ -72,14 +76,29 @@ class CIRTerm(dfx.AbstractTerm[Any, Any]):
         """The increment of an Euler step."""
         step, noise = control
         increment = noise.W if isinstance(noise, dfx.AbstractBrownianIncrement) else noise
-        return vf.drift * step + vf.diffusion * increment
+        return jax.tree.map(
+            lambda f, g, w: f * jnp.asarray(step, f.dtype) + g * w,
+            *(vf.drift, vf.diffusion, increment),
+        )
 
 
-class _CIRSolver(dfx.AbstractStratonovichSolver[Any]):
+def _spread(value: Any, y: Any) -> Any:
+    """A coefficient for each leaf of y."""
+    if jax.tree.structure(value) == jax.tree.structure(y):
+        return value
+    return jax.tree.map(lambda _: value, y)
+
+
+def _root(y: Any) -> Any:
+    """The square root of the positive part, with a gradient of zero where there is none."""
+    return jnp.sqrt(jnp.where(y > 0, y, 1)) * (y > 0)
+
+
+class _CIRSolver(OneStep, dfx.AbstractStratonovichSolver[None]):
     """A step of a known law from the step's size and the path over it."""
 
     term_structure: ClassVar[Any] = CIRTerm
-    interpolation_cls: ClassVar[Callable[..., Any]] = dfx.LocalLinearInterpolation
+    interpolation_cls: ClassVar[Any] = dfx.LocalLinearInterpolation
 
     @property
     def term_compatible_contr_kwargs(self) -> Any:
@@ -90,33 +109,18 @@ class _CIRSolver(dfx.AbstractStratonovichSolver[Any]):
         del terms
         return 1
 
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
-        """There is no state."""
-        del terms, t0, t1, y0, args
-
-    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
-        """The vector field."""
-        return terms.vf(t0, y0, args)
-
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> Any:
-        """One step, for `diffrax.diffeqsolve`."""
-        del solver_state, made_jump
+    def advance(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any
+    ) -> tuple[Any, None, dict[str, Any]]:
+        """One step, without an estimate of its error: for one there is `diffrax.HalfSolver`."""
         law = terms.vf(t0, y0, args)
         step, noise = terms.contr(t0, t1, use_levy=True)
-        y1 = self.advanced(y0, law, jnp.asarray(step, jnp.result_type(y0)), noise)
-        return y1, None, {"y0": y0, "y1": y1}, None, dfx.RESULTS.successful
+        y1 = self.after(y0, law, step, noise)
+        return y1, None, {"y0": y0, "y1": y1}
 
-    def advanced(self, y: Values, law: CIRField, step: Any, noise: Any) -> Values:
-        raise NotImplementedError
+    @abstractmethod
+    def after(self, y: Values, law: CIRField, step: Any, noise: Any) -> Values:
+        """The value after a step."""
 
 
 class HOStS(_CIRSolver):
@@ -124,6 +128,9 @@ class HOStS(_CIRSolver):
 
     Takes a `CIRTerm` whose path has space-time areas. Strong order 1.5 for low volatility; what
     remains of it near zero, where the square root has no derivatives, `CIRStepSize` restores.
+
+    Backwards in time (t1 < t0) along the same path it undoes its own steps exactly, as a flow of
+    Stratonovich's does, but for values that came to zero: those forget where they came from.
 
     **Cost:** one query of the path, two square roots, two exponentials a step.
 
@@ -140,23 +147,31 @@ class HOStS(_CIRSolver):
         del terms
         return 1.5
 
-    def advanced(self, y: Values, law: CIRField, step: Any, noise: Any) -> Values:
+    def after(self, y: Values, law: CIRField, step: Any, noise: Any) -> Values:
         """The value after a step."""
         if not isinstance(noise, dfx.AbstractSpaceTimeLevyArea):
             raise InputError(
                 f"HOStS needs a path with levy_area=diffrax.SpaceTimeLevyArea, not "
                 f"{type(noise).__name__}"
             )
-        a, s = law.reversion, law.volatility
-        rest = law.level - s**2 / (4 * a)
-        outer = jnp.exp(-a * step * (3 - math.sqrt(3)) / 6)
-        inner = jnp.exp(-a * step / math.sqrt(3))
-        area = math.sqrt(3) * noise.H
-        y = outer * y + (1 - outer) * rest
-        y = jnp.square(_root(y) + s / 2 * (noise.W / 2 + area))
-        y = inner * y + (1 - inner) * rest
-        y = jnp.square(_root(y) + s / 2 * (noise.W / 2 - area))
-        return outer * y + (1 - outer) * rest
+        # Backwards diffrax negates step, increment and area; but the area between a path and its
+        # chord is the same from either end.
+        area = jax.tree.map(lambda h: jnp.sign(jnp.asarray(step, h.dtype)) * h, noise.H)
+        law_and_noise = (law.reversion, law.level, law.volatility, noise.W, area)
+        return jax.tree.map(partial(_split, jnp.asarray(step)), y, *law_and_noise)
+
+
+def _split(step: Any, y: Any, a: Any, c: Any, s: Any, w: Any, h: Any) -> Any:
+    """Drift, diffusion, drift, diffusion, drift."""
+    step = step.astype(y.dtype)
+    outer = jnp.exp(-a * step * (3 - math.sqrt(3)) / 6)
+    inner = jnp.exp(-a * step / math.sqrt(3))
+    area = math.sqrt(3) * h
+    y = outer * y + (1 - outer) * c
+    y = jnp.square(_root(y) + s / 2 * (w / 2 + area))
+    y = inner * y + (1 - inner) * c
+    y = jnp.square(_root(y) + s / 2 * (w / 2 - area))
+    return outer * y + (1 - outer) * c
 
 
 class DIE(_CIRSolver):
@@ -167,7 +182,8 @@ class DIE(_CIRSolver):
     **Cost:** one query of the path and two square roots a step.
 
     The rival of `virtual-brownian-tree-integrals` (section 5.1). Where the volatility is so high
-    that the implicit equation has no solution, its root is taken as zero.
+    that the implicit equation has no solution, its root is taken as zero. Backwards in time, for
+    steps shorter than 2 / a, it converges to the past of a value that did not come to zero.
     """
 
     @property
@@ -179,18 +195,18 @@ class DIE(_CIRSolver):
         del terms
         return 1.0
 
-    def advanced(self, y: Values, law: CIRField, step: Any, noise: Any) -> Values:
+    def after(self, y: Values, law: CIRField, step: Any, noise: Any) -> Values:
         """The value after a step."""
-        a, s = law.reversion, law.volatility
-        rest = law.level - s**2 / (4 * a)
-        p = _root(y) + s / 2 * noise.W
-        q = 2 + a * step
-        return jnp.square(jnp.maximum((p + _root(p**2 + q * a * rest * step)) / q, 0))
+        law_and_noise = (law.reversion, law.level, law.volatility, noise.W)
+        return jax.tree.map(partial(_implicit, jnp.asarray(step)), y, *law_and_noise)
 
 
-def _root(y: Any) -> Any:
-    """The square root of the positive part, with a gradient of zero where there is none."""
-    return jnp.sqrt(jnp.where(y > 0, y, 1)) * (y > 0)
+def _implicit(step: Any, y: Any, a: Any, c: Any, s: Any, w: Any) -> Any:
+    """The square of the root x of x = sqrt(y) + s w / 2 + step (a c / x - a x) / 2."""
+    step = step.astype(y.dtype)
+    p = _root(y) + s / 2 * w
+    q = 2 + a * step
+    return jnp.square(jnp.maximum((p + _root(p**2 + q * a * c * step)) / q, 0))
 
 
 class CIRStepSize(dfx.AbstractStepSizeController[Any, Any]):
@@ -203,7 +219,8 @@ class CIRStepSize(dfx.AbstractStepSizeController[Any, Any]):
 
     A step is rejected if it is a tenth longer than the rule allows at the smaller of the values at
     its ends, and tried again with what the rule allows there. `dt0` must be None. For values of
-    more than one component the smallest decides.
+    more than one component the smallest decides. The solvers estimate no error; with
+    `diffrax.HalfSolver` around them a `diffrax.PIDController` serves too.
 
     From `virtual-brownian-tree-integrals` (section 5.1).
     """
@@ -261,5 +278,7 @@ class CIRStepSize(dfx.AbstractStepSizeController[Any, Any]):
         return keep, start, end, False, controller_state, dfx.RESULTS.successful
 
     def _allowed(self, y: Any, t: Any) -> Any:
-        least = jnp.maximum(jnp.min(y), 0).astype(jnp.result_type(t))
+        time = jnp.result_type(t)
+        each = [jnp.min(leaf).astype(time) for leaf in jax.tree.leaves(y)]
+        least = jnp.maximum(jnp.min(jnp.stack(each)), 0)
         return jnp.clip(jnp.cbrt(self.tolerance * least) ** 2, self.smallest, self.largest)

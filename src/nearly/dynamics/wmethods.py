@@ -34,6 +34,7 @@ from jaxtyping import Array, Shaped
 from nearly.core.errors import InputError
 from nearly.dynamics.interpolation import PolynomialInterpolation
 from nearly.dynamics.jacobians import Dense, Jacobian
+from nearly.dynamics.one_step import OneStep
 
 Row = tuple[float, ...]
 
@@ -162,7 +163,7 @@ SINGLY2 = Tableau(((), (1.0,)), (0.5, 0.5), ((2.0, -1.0),) * 2, 1.0, 2)
 SINGLY3 = _third_order(0.5, 1.0, (0.0, 0.0, 0.0), 1.8796148798)
 
 
-class RungeKuttaTASE(dfx.AbstractAdaptiveSolver[None]):
+class RungeKuttaTASE(OneStep, dfx.AbstractAdaptiveSolver[None]):
     """A filtered Runge-Kutta method as a diffrax solver; see `msrktase2` and `msrktase3`.
 
     **Arguments:** `tableau`; `jacobian`, how W is found and factorised.
@@ -175,26 +176,14 @@ class RungeKuttaTASE(dfx.AbstractAdaptiveSolver[None]):
     interpolation_cls: ClassVar[Callable[..., Any]] = PolynomialInterpolation
 
     def order(self, terms: Any) -> int:
+        """That of the tableau."""
         del terms
         return self.tableau.order
 
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
-        del terms, t0, t1, y0, args
-
-    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
-        return terms.vf(t0, y0, args)
-
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[Any, Any, dict[str, Any], None, Any]:
-        del solver_state, made_jump
+    def advance(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """One step; the error is that of the embedded method."""
         control, length = terms.contr(t0, t1), t1 - t0
         start, unravel = ravel_pytree(y0)
 
@@ -211,7 +200,7 @@ class RungeKuttaTASE(dfx.AbstractAdaptiveSolver[None]):
         error = unravel(_combined(table.error, vectors))
         coefficients = [unravel(_combined(weights, vectors)) for weights in table.dense]
         dense = {"y0": y0, "coefficients": jax.tree.map(lambda *c: jnp.stack(c), *coefficients)}
-        return y1, error, dense, None, dfx.RESULTS.successful
+        return y1, error, dense
 
     def _filtered(
         self, slope: Any, first: Array, push: Any, matrix: Any, start: Array, t0: Any, length: Any

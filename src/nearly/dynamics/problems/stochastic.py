@@ -21,12 +21,14 @@ from nearly.core.tally import counted
 from nearly.dynamics.brownian import GridBrownianPath
 from nearly.dynamics.cir import CIRStepSize
 from nearly.dynamics.problems.stochastic_equations import (
+    JUDGES,
     CoxIngersollRoss,
     Equation,
     FunnelLangevin,
     GeometricBrownian,
     NonCommutative,
     OrnsteinUhlenbeck,
+    Reference,
 )
 
 QUERIES = "queries"
@@ -164,9 +166,9 @@ class StochasticProblem(Problem):
 
     def _found(self) -> Mapping[str, np.ndarray]:
         with jax.enable_x64(self.dtype == "float64"):
-            reference = self.equation.reference
-            if reference is None:
-                exact = eqx.filter_jit(eqx.filter_vmap(self.equation.exact))
+            reference = self.equation.truth
+            if not isinstance(reference, Reference):
+                exact = eqx.filter_jit(eqx.filter_vmap(reference))
                 values = np.asarray(exact(self.draw())).reshape(self.paths, -1)
                 return {"values": values, "uncertainty": np.zeros(())}
             adaptive = is_adaptive(arguments(reference.arguments))
@@ -282,11 +284,16 @@ def cir(
     refinements: int = 5,
     seed: int = 0,
     judge: str = "die",
+    tolerances: tuple[float, float] = (2.0**-10, 2.0**-9),
 ) -> StochasticProblem:
-    """The Cox-Ingersoll-Ross equation of a volatility; `judge` (hosts or die) finds its truth."""
-    if judge not in ("hosts", "die"):
-        raise UnknownName("judge of cir", judge, ("hosts", "die"))
-    equation = CoxIngersollRoss(volatility=volatility, judge=judge)
+    """The Cox-Ingersoll-Ross equation of a volatility.
+
+    `judge` (hosts, die or die-constant) finds its truth, if adaptive at the first of `tolerances`;
+    the second is for what the truth is uncertain by.
+    """
+    if judge not in JUDGES:
+        raise UnknownName("judge of cir", judge, JUDGES)
+    equation = CoxIngersollRoss(volatility=volatility, judge=judge, tolerances=tolerances)
     return StochasticProblem(
         equation=equation,
         paths=paths,

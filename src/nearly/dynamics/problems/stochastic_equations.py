@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -36,9 +37,8 @@ class Reference:
 class Equation(eqx.Module):
     """A stochastic equation, in Stratonovich's form, from 0 to `end`.
 
-    A subclass holds its coefficients and says its `start` (a pytree of NumPy arrays), its `noise`
-    (the shape of the Brownian motion), `drift` and `diffusion`, for Ito solvers `ito_drift` where
-    that differs; and has either an `exact` solution or a `reference`. `specialists` are the
+    A subclass holds its coefficients and says its `start`, its `truth`, its `terms` and, where
+    that is more than one Brownian motion, the shape of its `noise`. `specialists` are the
     catalogue's names of solvers that not every equation can be given.
     """
 
@@ -46,40 +46,49 @@ class Equation(eqx.Module):
     specialists: ClassVar[tuple[str, ...]] = ()
 
     @property
+    @abstractmethod
     def start(self) -> Any:
-        raise NotImplementedError
+        """A pytree of NumPy arrays."""
+
+    @property
+    @abstractmethod
+    def truth(self) -> Reference | Callable[[GridBrownianPath], Any]:
+        """How the solution at the end is known: a function of the path, or a finer solution."""
 
     @property
     def noise(self) -> tuple[int, ...]:
+        """The shape of the Brownian motion."""
         return ()
 
-    @property
-    def reference(self) -> Reference | None:
-        return None
-
-    def drift(self, t: Any, y: Any, args: Any) -> Any:
-        raise NotImplementedError
-
-    def ito_drift(self, t: Any, y: Any, args: Any) -> Any:
-        return self.drift(t, y, args)
-
-    def diffusion(self, t: Any, y: Any, args: Any) -> Any:
-        raise NotImplementedError
-
+    @abstractmethod
     def terms(self, solver: Any, path: Any) -> Any:
         """The equation in the form a solver takes, its drift and diffusion counted."""
+
+
+class Diffusion(Equation):
+    """dy = drift dt + diffusion o dW; for Ito solvers with `ito_drift`, where that differs."""
+
+    @abstractmethod
+    def drift(self, t: Any, y: Any, args: Any) -> Any:
+        """Stratonovich's."""
+
+    def ito_drift(self, t: Any, y: Any, args: Any) -> Any:
+        """Ito's."""
+        return self.drift(t, y, args)
+
+    @abstractmethod
+    def diffusion(self, t: Any, y: Any, args: Any) -> Any:
+        """What multiplies the noise."""
+
+    def terms(self, solver: Any, path: Any) -> Any:
         ito = isinstance(solver, dfx.AbstractItoSolver)
         drift = counted(self.ito_drift if ito else self.drift, DRIFT)
         noise: Any = counted(self.diffusion, DIFFUSION)
         field: Any = drift
         return dfx.MultiTerm(dfx.ODETerm(field), dfx.ControlTerm(noise, path))
 
-    def exact(self, path: GridBrownianPath) -> Any:
-        """The solution at the end, on a path."""
-        raise NotImplementedError
 
-
-class GeometricBrownian(Equation):
+class GeometricBrownian(Diffusion):
     """dy = mu y dt + s y dW (Ito)."""
 
     growth: float = 0.5
@@ -98,12 +107,16 @@ class GeometricBrownian(Equation):
     def diffusion(self, t: Any, y: Any, args: Any) -> Any:
         return self.volatility * y
 
+    @property
+    def truth(self) -> Callable[[GridBrownianPath], Any]:
+        return self.exact
+
     def exact(self, path: GridBrownianPath) -> Any:
         rate = self.growth - self.volatility**2 / 2
         return jnp.exp(rate * self.end + self.volatility * path.evaluate(self.end))
 
 
-class OrnsteinUhlenbeck(Equation):
+class OrnsteinUhlenbeck(Diffusion):
     """dy = -r y dt + s dW: its solution is an integral of the path, taken cell by cell with the
     path's own moments, which leaves an error of the fourth order in a cell."""
 
@@ -121,6 +134,10 @@ class OrnsteinUhlenbeck(Equation):
     def diffusion(self, t: Any, y: Any, args: Any) -> Any:
         return jnp.full_like(y, self.volatility)
 
+    @property
+    def truth(self) -> Callable[[GridBrownianPath], Any]:
+        return self.exact
+
     def exact(self, path: GridBrownianPath) -> Any:
         r, cell = self.rate, self.end / path.n
         nodes = jnp.arange(path.n, dtype=jnp.float64) * cell
@@ -134,10 +151,15 @@ class OrnsteinUhlenbeck(Equation):
         return math.exp(-r * self.end) * self.start + jnp.sum(weights * pushes)
 
 
-class CoxIngersollRoss(Equation):
+JUDGES = ("hosts", "die", "die-constant")
+
+
+class CoxIngersollRoss(Diffusion):
     """dy = a (b - y) dt + s sqrt(y) dW (Ito), with a = b = 1 and a start of 1.
 
-    Its truth is `judge` ("hosts" or "die") with `CIRStepSize`, finely: judge one by the other.
+    Its truth is that of a `judge`: "hosts" or "die" with `CIRStepSize` at the finer of the
+    `tolerances`, or "die-constant" with a step for each cell of the path. Judge one solver by the
+    other, and, where the volatility leaves constant steps an order, adaptive ones by those.
     """
 
     volatility: float = 2.2
@@ -155,7 +177,9 @@ class CoxIngersollRoss(Equation):
         return np.ones(())
 
     @property
-    def reference(self) -> Reference:
+    def truth(self) -> Reference:
+        if self.judge == "die-constant":
+            return Reference({"solver": DIE()}, (1.0, 0.5))
         solver = {"hosts": HOStS(), "die": DIE()}[self.judge]
         controller = CIRStepSize(1.0, 1e-12)  # as small as the path resolves
         return Reference({"solver": solver, "stepsize_controller": controller}, self.tolerances)
@@ -175,7 +199,7 @@ class CoxIngersollRoss(Equation):
         return super().terms(solver, path)
 
 
-class NonCommutative(Equation):
+class NonCommutative(Diffusion):
     """dx = dV, dy = x o dW: y is the area that two Brownian motions sweep.
 
     No solver that sees increments only can have strong order above 1/2 here. Its truth is the sum
@@ -191,7 +215,7 @@ class NonCommutative(Equation):
         return (2,)
 
     @property
-    def reference(self) -> Reference:
+    def truth(self) -> Reference:
         return Reference({"solver": dfx.EulerHeun()}, (1.0, 0.5))
 
     def drift(self, t: Any, y: Any, args: Any) -> Any:
@@ -229,7 +253,7 @@ class FunnelLangevin(Equation):
         return (self.size,)
 
     @property
-    def reference(self) -> Reference:
+    def truth(self) -> Reference:
         return Reference({"solver": dfx.QUICSORT(taylor_threshold=0.01)}, (1.0, 0.5))
 
     def terms(self, solver: Any, path: Any) -> Any:
