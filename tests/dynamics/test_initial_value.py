@@ -1,12 +1,16 @@
 """`InitialValueProblem`: the shipped solutions, how methods are handed over, what it counts."""
 
+import sys
+
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nearly.core import catalogue
 from nearly.core.compare import compare
+from nearly.core.lazy import load
 from nearly.core.measure import run_trial
 from nearly.core.problem import Host
 from nearly.core.tally import tally
@@ -18,6 +22,7 @@ from nearly.dynamics.problems.initial_value import (
     prothero_robinson,
     standard,
 )
+from nearly.dynamics.problems.oscillator import Oscillator
 from nearly.errors import InputError, UnknownName
 
 # The last lines of the reference solutions of the Test Set for IVP Solvers (Mazzia, Magherini).
@@ -115,6 +120,50 @@ def test_a_method_of_any_form_runs(method):
         standin = problem.build(method, dial, key=None)
         errors = problem.errors(np.asarray(problem.apply(standin, key=None)))
     assert errors["final"] < 1e-4 and errors["l2"] < 1e-4
+
+
+PEERS = {n: m for n, m in catalogue.methods("ode-solvers").items() if m.source == "peer"}
+# Those that compile for long beside one that is built alike.
+LONG = ("diffrax-kvaerno3", "diffrax-dopri8", "probdiffeq-ek1")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in PEERS]
+)
+def test_every_catalogued_peer_runs_and_is_counted(name):
+    """On u'' + 100 u = 0, as some can do nothing else."""
+    try:
+        method = load(PEERS[name].target)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
+    epsilon, times = 0.1, np.array([0.5, 1.0])
+    cos, sin = np.cos(times / epsilon), np.sin(times / epsilon)
+    problem = small(
+        field=Oscillator(lambda x: 1 + 0 * x, epsilon),
+        start=np.array([1.0, 0.0, 0.0, 1.0]),
+        truth=np.stack([cos, -sin, sin, cos], axis=1),
+    )
+    with jax.enable_x64(True), tally() as counts:
+        standin = problem.build(method, 1e-5, key=None)
+        errors = problem.errors(np.asarray(problem.apply(standin, key=None)))
+    assert errors["final"] < 3e-3 and errors["l2"] < 3e-3
+    assert counts.read()["f"] > 5
+
+
+def test_peers_that_are_not_installed_say_so(monkeypatch):
+    for module, method in (("sksundae", peers.cvode), ("riccati", peers.riccati)):
+        monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.setitem(sys.modules, f"{module}.cvode", None)
+        with jax.enable_x64(True), pytest.raises(ImportError):
+            small(field=Oscillator(lambda x: x, 0.1), start=np.ones(4), truth=None).build(
+                method, 1e-3, key=None
+            )()
+
+
+def test_riccati_refuses_what_is_no_oscillator():
+    pytest.importorskip("riccati")
+    with pytest.raises(InputError, match="give an Oscillator's field"):
+        small().build(peers.riccati, 1e-3, key=None)()
 
 
 def test_calls_steps_and_rejections_are_counted():

@@ -49,7 +49,7 @@ def integrate(
         )
     values = np.full((len(times) - 1, len(start)), np.inf)
     values[: found.y.shape[1]] = found.y.T
-    return values, {"Jacobians*": found.njev, "factorisations*": found.nlu}
+    return values, {"Jacobians*": int(found.njev), "factorisations*": int(found.nlu)}
 
 
 def _scipy(method: str) -> Host:
@@ -145,7 +145,7 @@ def _cvode(
     kept = np.isin(found.t, times[1:])
     values = np.full((len(times) - 1, len(start)), np.inf)
     values[: kept.sum()] = found.y[kept]
-    return values, {"Jacobians*": found.njev}
+    return values, {"Jacobians*": int(found.njev)}
 
 
 def _riccati(

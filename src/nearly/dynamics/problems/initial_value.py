@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -62,7 +63,8 @@ class InitialValueProblem(Problem):
       the number of steps, with any other controller the relative tolerance;
     - a function `(field, start, times, tolerance) -> values [times, d]` that JAX can trace;
     - a `nearly.Host` of `(function, jacobian, start, times, rtol, atol) -> (values, counts)` on
-      NumPy arrays, the counts by unit, such as `{"factorisations*": 12}`.
+      NumPy arrays, the counts by unit, such as `{"factorisations*": 12}`. The function of an
+      `Oscillator` has its `coefficient` (of arrays) and `epsilon` too.
 
     The errors are root mean squares over the components, each relative to its largest size along
     the solution (plus `absolute`): `final` at the last time, `l2` over all times, where adaptive
@@ -171,10 +173,16 @@ class InitialValueProblem(Problem):
         def jacobian(t: float, y: np.ndarray) -> np.ndarray:
             return np.asarray(slope(np.asarray(y, dtype), np.asarray(t, dtype)), np.float64)
 
+        on_host = function
+        if isinstance(field, Oscillator):
+            on_host = OscillatorOnHost(
+                function, jax.jit(jax.vmap(field.coefficient)), field.epsilon
+            )
+
         def solve() -> np.ndarray:
             times = np.append(self.initial, self.times)
             absolute = self.absolute * tolerance
-            values, counts = method(function, jacobian, self.start, times, tolerance, absolute)
+            values, counts = method(on_host, jacobian, self.start, times, tolerance, absolute)
             for unit, count in counts.items():
                 _report_on_host(unit, count)
             return values
@@ -230,6 +238,23 @@ class Traced(eqx.Module):
 
     function: Callable[..., Any]
     tolerance: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class OscillatorOnHost:
+    """The field of an `Oscillator` on NumPy arrays, and what the oscillator is."""
+
+    function: Callable[[float, np.ndarray], np.ndarray]
+    batched: Callable[[Any], Any]
+    epsilon: float
+
+    def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
+        return self.function(t, y)
+
+    def coefficient(self, x: Any) -> np.ndarray:
+        """a, of an array of any shape."""
+        points = np.asarray(x, np.float64)
+        return np.asarray(self.batched(points.ravel()), np.float64).reshape(points.shape)
 
 
 def _is_fixed(method: Any) -> bool:
