@@ -1,0 +1,146 @@
+"""What bounds by sums of squares and the orbits near them promise, rerun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from nearly.core.claim import Expected, Inconclusive, claim
+from nearly.core.errors import MissingDependency
+from nearly.dynamics.continuation import continue_orbit, fold
+from nearly.dynamics.orbits import Orbit, extremal_orbits
+from nearly.dynamics.problems.time_average import LORENZ, shear_flow_system
+from nearly.dynamics.rational_proof import prove_bound
+from nearly.dynamics.sum_of_squares import Bound, bound_average
+
+PAPER = "extremal-periodic-orbits"
+LARGEST = 592827.338  # the mean of z^4 over the shortest orbit
+SHORTEST = 1.5586522107161747  # its period
+EARLIER = "Tobasco, Goluskin and Doering 2018, whose method the paper extends: "
+
+
+def _bound(system: Any, degree: int) -> Bound:
+    try:
+        return bound_average(system, degree)
+    except MissingDependency as reason:
+        raise Inconclusive(str(reason)) from None
+
+
+@claim(
+    PAPER,
+    "lorenz-degree-six",
+    cost="medium",
+    expected=Expected(
+        "bound on the mean of z^4 of Lorenz's equations, V of degree 6",
+        "within",
+        (595151.0, 595153.0),
+        EARLIER + "595152",
+    ),
+)
+def lorenz_degree_six() -> float:
+    return _bound(LORENZ, 6).value
+
+
+@claim(
+    PAPER,
+    "lorenz-degree-eight",
+    cost="medium",
+    expected=Expected(
+        "bound on the mean of z^4 of Lorenz's equations, V of degree 8, over the largest mean of "
+        "an orbit, less 1",
+        "<=",
+        1.9e-4,
+        EARLIER + "592935, against 592827.338",
+    ),
+)
+def lorenz_degree_eight() -> float:
+    return _bound(LORENZ, 8).value / LARGEST - 1
+
+
+@claim(
+    PAPER,
+    "lorenz-degree-ten",
+    cost="medium",
+    expected=Expected(
+        "bound on the mean of z^4 of Lorenz's equations, V of degree 10, over the largest mean of "
+        "an orbit, less 1",
+        "<=",
+        1e-6,
+        EARLIER + "592827.6, against 592827.338",
+    ),
+)
+def lorenz_degree_ten() -> float:
+    return _bound(LORENZ, 10).value / LARGEST - 1
+
+
+@claim(
+    PAPER,
+    "proven-bound",
+    cost="medium",
+    expected=Expected(
+        "proven bound on the mean of z^4 of Lorenz's equations over the numerical one, less 1, V "
+        "of degree 6",
+        "<=",
+        1e-3,
+        "derived: a margin of 1000 times the residual of a solver in double precision, 1e-6 at the "
+        "worst",
+    ),
+)
+def proven_bound() -> float:
+    _bound(LORENZ, 6)
+    found = prove_bound(LORENZ, 6, margin=1e-3)
+    return float(found.value) / found.numeric.value - 1
+
+
+@claim(
+    PAPER,
+    "orbit-from-the-slack",
+    cost="medium",
+    expected=Expected(
+        "relative difference of the period of the best orbit found from that of the shortest one, "
+        "Lorenz's equations, V of degree 6, 16 starts",
+        "<=",
+        1e-9,
+        "the paper: points inside the sublevel sets provide good initial conditions; Viswanath "
+        "2003: 1.5586522107161747",
+    ),
+)
+def orbit_from_the_slack() -> list[float]:
+    bound = _bound(LORENZ, 6)
+    differences: list[float] = []
+    with jax.enable_x64(True):
+        for seed in range(3):
+            found = extremal_orbits(bound, jax.random.key(seed), length=6.0, shortest=0.5)
+            period = float(found[0].period) if found else float("inf")
+            differences.append(abs(period / SHORTEST - 1))
+    return differences
+
+
+@claim(
+    PAPER,
+    "where-shear-flow-orbits-are-born",
+    cost="slow",
+    expected=Expected(
+        "Reynolds number at which the branch of the orbit of the largest perturbation energy turns "
+        "back, nine-mode shear flow",
+        "within",
+        (81.19, 81.29),
+        "abstract: between approximately 81.24 and 125",
+        scaled="the bound that seeds the search is of degree 4",
+    ),
+)
+def where_shear_flow_orbits_are_born() -> float:
+    system = shear_flow_system(100.0)
+    bound = _bound(system, 4)
+    with jax.enable_x64(True):
+        orbit = _best(bound)
+        branch = continue_orbit(system, orbit, step=-0.05, count=60)
+        return fold(branch)
+
+
+def _best(bound: Bound) -> Orbit:
+    found = extremal_orbits(bound, jax.random.key(0), length=300.0, shortest=10.0, count=16)
+    if not found:
+        raise Inconclusive("no orbit was found from the bound of degree 4")
+    return found[0]
