@@ -3,7 +3,9 @@
 from nearly.dynamics.claims import equivariant as equivariant
 from nearly.dynamics.claims import feynman_kac as feynman_kac
 from nearly.dynamics.claims import fractional as fractional
+from nearly.dynamics.claims import fractional_inference as fractional_inference
 from nearly.dynamics.claims import langevin as langevin
+from nearly.dynamics.claims import neural as neural
 from nearly.dynamics.claims import orbits as orbits
 from nearly.dynamics.claims import oscillatory as oscillatory
 from nearly.dynamics.claims import reversible as reversible
