@@ -1,8 +1,8 @@
 """Periodic orbits: known ones are found, multipliers and averages are right, branches turn."""
 
 from dataclasses import replace
-from fractions import Fraction
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,64 +26,91 @@ def height(y):
     return y[0] ** 2
 
 
-CYCLE = PolynomialSystem(limit_cycle, height, (Fraction(0),), (0, 0), (2, 2), "cycle")
+CYCLE = PolynomialSystem(limit_cycle, height, (1.0,), (0, 0), (2, 2), "cycle")
+SQUARE = 1 + np.sqrt(2)  # of the radius
+
+
+@eqx.filter_jit
+def shot(start, period):
+    return shoot(CYCLE, start, period, most=12)
 
 
 @pytest.fixture(scope="module")
 def cycle():
     with jax.enable_x64(True):
-        return shoot(CYCLE, jnp.asarray([1.3, 0.1]), 6.0)
+        return shot(jnp.asarray([1.5, 0.1]), jnp.asarray(6.0))
+
+
+def as_numbers(tree):
+    return jax.tree.map(np.asarray, tree)
 
 
 def test_a_known_cycle_is_found(cycle):
-    """At m = 0 the radius is root 2, the mean of x^2 is 1, and r - root 2 decays at rate 8."""
-    assert cycle.residual < 1e-9
-    np.testing.assert_allclose(cycle.period, 2 * np.pi, rtol=1e-9)
-    np.testing.assert_allclose(np.linalg.norm(cycle.start), np.sqrt(2), rtol=1e-9)
-    np.testing.assert_allclose(cycle.average, 1, rtol=1e-8)
-    with jax.enable_x64(True):
-        found = multipliers(CYCLE, cycle)
-    np.testing.assert_allclose(found, [1, np.exp(-16 * np.pi)], atol=1e-8)
-
-
-def test_float32_is_enough_for_a_cycle():
-    found = shoot(CYCLE, jnp.asarray([1.3, 0.1], jnp.float32), 6.0)
-    assert found.start.dtype == jnp.float32
-    np.testing.assert_allclose(found.period, 2 * np.pi, rtol=1e-4)
+    """Its squared radius is 1 + root 2, and the mean of x^2 half of that."""
+    found = as_numbers(cycle)
+    assert found.residual < 1e-9
+    np.testing.assert_allclose(found.period, 2 * np.pi, rtol=1e-9)
+    np.testing.assert_allclose(np.sum(found.start**2), SQUARE, rtol=1e-9)
+    np.testing.assert_allclose(found.average, SQUARE / 2, rtol=1e-8)
 
 
 def test_a_guess_that_leads_nowhere_has_a_large_residual():
     with jax.enable_x64(True):
-        lost = shoot(CYCLE, jnp.asarray([1e3, 1e3]), 3.0, most=3)
+        lost = as_numbers(shot(jnp.asarray([1e3, 1e3]), jnp.asarray(3.0)))
     assert not lost.residual < 1e-9
 
 
 def test_returns_are_near_on_a_circle():
     with jax.enable_x64(True):
-        starts, periods, ratios = nearest_returns(
-            CYCLE, jnp.asarray([np.sqrt(2), 0.0]), 16.0, 4.0, samples=401
+        starts, periods, ratios = as_numbers(
+            nearest_returns(CYCLE, jnp.asarray([np.sqrt(SQUARE), 0.0]), 12.0, 4.0, samples=401)
         )
-    np.testing.assert_allclose(periods[:2], 2 * np.pi, atol=0.05)
-    assert ratios[0] < 0.01 and starts.shape == (3, 2)
-    assert np.isfinite(np.asarray(periods)).all()
+    np.testing.assert_allclose(periods[0], 2 * np.pi, atol=0.05)
+    assert ratios[0] < 0.01 and ratios[2] == np.inf and starts.shape == (3, 2)
 
 
+def test_what_cannot_be_is_refused(cycle):
+    with pytest.raises(InputError, match="index 1"):
+        continue_orbit(CYCLE, cycle, step=0.1, count=1, index=1)
+    with pytest.raises(InputError, match=r"step 0\.0"):
+        continue_orbit(CYCLE, cycle, step=0.0, count=1)
+    with pytest.raises(InputError, match="does not turn back"):
+        fold([cycle])
+
+
+@pytest.mark.slow
+def test_multipliers_are_those_of_the_closed_form(cycle):
+    """One is 1, the other what a distance from the cycle shrinks by: a rate of 4 r^2 (r^2 - 1)."""
+    with jax.enable_x64(True):
+        found = multipliers(CYCLE, cycle)
+    np.testing.assert_allclose(found[0], 1, rtol=1e-8)
+    shrinks = np.exp(-4 * SQUARE * (SQUARE - 1) * 2 * np.pi)
+    np.testing.assert_allclose(found[1], shrinks, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_float32_is_enough_for_a_cycle():
+    found = shoot(CYCLE, jnp.asarray([1.5, 0.1], jnp.float32), 6.0)
+    assert found.start.dtype == jnp.float32
+    np.testing.assert_allclose(found.period, 2 * np.pi, rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_the_branch_turns_where_the_cycles_are_born(cycle):
     """Two cycles, r^2 = 1 +- root(1 + m), meet at m = -1: around the fold the branch goes on."""
-    system = replace(CYCLE, parameters=(1.0,))  # a parameter of 0 has no scale
     with jax.enable_x64(True):
-        start = shoot(system, jnp.asarray([1.5, 0.0]), 6.0)
-        branch = continue_orbit(system, start, step=-0.1, count=26)
+        branch = [as_numbers(o) for o in continue_orbit(CYCLE, cycle, step=-0.1, count=30)]
     assert all(orbit.residual < 1e-8 for orbit in branch)
-    square = np.array([float(jnp.sum(o.start**2)) for o in branch])
-    level = np.array([float(o.parameters[0]) for o in branch])
+    square = np.array([np.sum(o.start**2) for o in branch])
+    level = np.array([o.parameters[0] for o in branch])
     np.testing.assert_allclose((square - 1) ** 2, 1 + level, atol=1e-7)
     assert square[-1] < 1 < square[0]
-    np.testing.assert_allclose(fold(branch), -1, atol=1e-3)
+    np.testing.assert_allclose(fold(branch), -1, atol=5e-3)
 
 
-def test_the_gradient_of_a_period_is_that_of_the_closed_form():
-    """theta' = w: the period 2 pi / w has derivative - 2 pi / w^2."""
+@pytest.mark.slow
+def test_periods_follow_a_parameter_as_the_closed_form_does():
+    """theta' = w: the period 2 pi / w has the derivative - 2 pi / w^2."""
 
     def turning(y, parameters):
         growth = 1 - y[0] * y[0] - y[1] * y[1]
@@ -92,29 +119,22 @@ def test_the_gradient_of_a_period_is_that_of_the_closed_form():
     system = replace(CYCLE, field=turning, parameters=(2.0,))
     with jax.enable_x64(True):
         start = shoot(system, jnp.asarray([1.1, 0.0]), 3.0)
-        np.testing.assert_allclose(start.period, np.pi, rtol=1e-9)
-        near = continue_orbit(system, start, step=1e-3, count=1)[1]
+        near = as_numbers(continue_orbit(system, start, step=1e-3, count=1)[1])
+    start = as_numbers(start)
+    np.testing.assert_allclose(start.period, np.pi, rtol=1e-9)
     slope = (near.period - start.period) / (near.parameters[0] - start.parameters[0])
     np.testing.assert_allclose(slope, -2 * np.pi / 4, rtol=2e-3)
-
-
-def test_what_cannot_be_is_refused(cycle):
-    with pytest.raises(InputError, match="index 1"):
-        continue_orbit(CYCLE, cycle, step=0.1, count=1, index=1)
-    with pytest.raises(InputError, match=r"parameter 0\.0"):
-        continue_orbit(CYCLE, cycle, step=0.1, count=1)
-    with pytest.raises(InputError, match="does not turn back"):
-        fold([cycle])
 
 
 @pytest.mark.slow
 def test_the_shortest_orbit_of_lorenz_is_found_near_the_zeros_of_the_slack():
     pytest.importorskip("clarabel", reason="sums of squares need clarabel")
     bound = bound_average(LORENZ, 6)
-    with pytest.raises(InputError, match="shortest period 7"):
+    with pytest.raises(InputError, match=r"shortest period 7"):
         extremal_orbits(bound, jax.random.key(0), length=6.0, shortest=7.0)
     with jax.enable_x64(True):
-        best, *others = extremal_orbits(bound, jax.random.key(5), length=6.0, shortest=0.5, count=8)
+        found = extremal_orbits(bound, jax.random.key(5), length=6.0, shortest=0.5, count=12)
+    best, *others = (as_numbers(o) for o in found)
     # Viswanath 2003; Tobasco, Goluskin and Doering 2018
     np.testing.assert_allclose(best.period, 1.5586522107161747, rtol=1e-10)
     np.testing.assert_allclose(best.average, 592827.338, rtol=2e-9)

@@ -33,35 +33,53 @@ def test_probabilistic_activations_are_x_times_a_distribution():
     np.testing.assert_allclose(step(x), jax.nn.relu(x))
 
 
+@eqx.filter_jit
+def drawn(curve, times):
+    return jax.vmap(curve)(times)
+
+
+@eqx.filter_jit
+def missing(curve, times):
+    return jax.vmap(lambda t: curve.residual(oscillator, t))(times)
+
+
+def oscillator(t, y, args):
+    return jnp.stack([y[1], -y[0]])
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_hard_start_holds_whatever_the_networks_are(order):
     settings = Unsupervised(order=order, hard=True)
     with jax.enable_x64(True):
         start = jnp.asarray([1.0, -2.0, 0.5, 3.0])
         curve = settings.untrained(start, 1.0, 3.0, key=jax.random.key(0))
-        np.testing.assert_allclose(curve(jnp.asarray(1.0)), start, atol=1e-14)
+        np.testing.assert_allclose(drawn(curve, jnp.ones(1))[0], start, atol=1e-14)
 
 
 def test_velocities_are_derivatives_and_the_residual_is_the_equations():
     settings = Unsupervised(order=2)
     with jax.enable_x64(True):
         curve = settings.untrained(jnp.zeros(2), 0.0, 2.0, key=jax.random.key(1))
-        t, h = jnp.asarray(0.7), 1e-5
-        slope = (curve(t + h) - curve(t - h)) / (2 * h)
-        np.testing.assert_allclose(curve(t)[1], slope[0], rtol=1e-8)
-        missed = curve.residual(lambda t, y, args: jnp.stack([y[1], -y[0]]), t)
-        np.testing.assert_allclose(missed, [0, slope[1] + curve(t)[0]], atol=1e-8)
+        t, h = 0.7, 1e-5
+        here, after, before = np.asarray(drawn(curve, jnp.asarray([t, t + h, t - h])))
+        slope = (after - before) / (2 * h)
+        missed = np.asarray(missing(curve, jnp.asarray([t])))[0]
+    np.testing.assert_allclose(here[1], slope[0], rtol=1e-8)
+    np.testing.assert_allclose(missed, [0, slope[1] + here[0]], atol=1e-8)
 
 
 def test_a_rectifier_has_no_acceleration():
     settings = Unsupervised(order=2, activation=jax.nn.relu)
     with jax.enable_x64(True):
         curve = settings.untrained(jnp.zeros(2), 0.0, 2.0, key=jax.random.key(1))
-        zero = lambda t, y, args: jnp.zeros_like(y)  # noqa: E731
-        missed = jax.vmap(lambda t: curve.residual(zero, t))(jnp.linspace(0.1, 1.9, 7))
-    np.testing.assert_array_equal(missed[:, 1], 0)
+        times = jnp.linspace(0.1, 1.9, 7)
+        places = np.asarray(drawn(curve, times))[:, 0]
+        missed = np.asarray(missing(curve, times))
+    # Of an oscillator: what is missing is the whole force.
+    np.testing.assert_array_equal(missed, np.stack([np.zeros(7), places], -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [free_particle, gravity], ids=["free", "gravity"])
 def test_simple_motions_are_learned(make):
     problem = make()
@@ -70,6 +88,7 @@ def test_simple_motions_are_learned(make):
     assert problem.errors(np.asarray(value))["l2"] < 0.02
 
 
+@pytest.mark.slow
 def test_calls_are_counted_and_training_stops_at_the_tolerance():
     problem = free_particle()
     spent = {}
@@ -79,11 +98,11 @@ def test_calls_are_counted_and_training_stops_at_the_tolerance():
             with tally() as counts:
                 jax.block_until_ready(applied(problem, problem.build(settings, dial, key=None)))
             spent[dial] = counts.read()
-    # Of 5 steps or of 1, and the loss at the end; the pullback is of the steps alone.
-    assert spent[0.0]["f"] == 6 * 16 and spent[1e3]["f"] == 2 * 16
+    assert spent[0.0]["f"] == 5 * 16 and spent[1e3]["f"] == 16
     assert spent[0.0]["f vjps"] == 5 * 16
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_curve_in_either_precision():
     problem = free_particle(dtype="float32")
     values = [np.asarray(applied(problem, problem.build(SMALL, 1e-2, key=None))) for _ in range(2)]

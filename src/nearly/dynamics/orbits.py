@@ -333,11 +333,12 @@ def _is_orbit(system: PolynomialSystem, orbit: Orbit, closed: float, shortest: f
 
 
 def _different(orbits: Sequence[Orbit]) -> list[Orbit]:
-    """Without those of the same period and average: other points, or mirror images."""
+    """Of those with one average the shortest: the others are its mirror images, or more rounds."""
     kept: list[Orbit] = []
     for orbit in orbits:
-        mine = np.array([float(orbit.period), float(orbit.average)])
-        known = [np.array([float(o.period), float(o.average)]) for o in kept]
-        if not any(np.allclose(mine, other, rtol=1e-6) for other in known):
+        same = kept and math.isclose(kept[-1].average, orbit.average, rel_tol=1e-6)
+        if not same:
             kept.append(orbit)
+        elif orbit.period < (1 - 1e-6) * kept[-1].period:
+            kept[-1] = orbit
     return kept

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from nearly.core.claim import Expected, Inconclusive, claim
-from nearly.core.errors import MissingDependency
+from nearly.core.errors import InputError, MissingDependency
 from nearly.dynamics.continuation import continue_orbit, fold
 from nearly.dynamics.orbits import Orbit, extremal_orbits
 from nearly.dynamics.problems.time_average import LORENZ, shear_flow_system
@@ -134,9 +134,11 @@ def where_shear_flow_orbits_are_born() -> float:
     system = shear_flow_system(100.0)
     bound = _bound(system, 4)
     with jax.enable_x64(True):
-        orbit = _best(bound)
-        branch = continue_orbit(system, orbit, step=-0.05, count=60)
+        branch = continue_orbit(system, _best(bound), step=-0.03, count=40)
+    try:
         return fold(branch)
+    except InputError as reason:
+        raise Inconclusive(str(reason)) from None
 
 
 def _best(bound: Bound) -> Orbit:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, ClassVar
+
+import equinox as eqx
 
 from nearly.core.errors import InputError, NotProven
 from nearly.core.problem import Host, Problem
@@ -16,8 +17,7 @@ from nearly.dynamics.sum_of_squares import PolynomialSystem
 UNKNOWNS = "unknowns"
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(eqx.Module):
     """A bound to be computed: `solve()` gives a `Bound` (or a number), `size` is its price."""
 
     solve: Host
@@ -67,7 +67,7 @@ class TimeAverageBound(Problem):
     def floor(self) -> float:
         return self.uncertainty
 
-    def build(self, method: Callable[..., Any], dial: Any, *, key: Any) -> Prepared:
+    def build(self, method: Any, dial: Any, *, key: Any) -> Prepared:
         if not callable(method):
             raise InputError(
                 f"a {type(method).__name__} bounds nothing: give a function (system, degree)"
