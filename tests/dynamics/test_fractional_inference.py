@@ -186,8 +186,8 @@ def test_affine_controls_read_their_own_series_and_step() -> None:
     control = eqx.tree_at(lambda c: c.gains, control, control.gains.at[2, 1, 0].set(10.0))
     assert isinstance(control, AffineControl)
     x, y = jnp.ones(1), jnp.full((1, 1), 0.2)
-    assert control(0.5, x, y, 1) == 5.0
-    assert control(0.5, x, y, 0) == 2.0
+    assert control(0.5, x, y, 1) == 10.0  # (3 + 10 * 0.2) over the root of 1 / 4
+    assert control(0.5, x, y, 0) == 4.0
     assert control(0.25, x, y, 1) == 0.0
 
 

@@ -49,6 +49,7 @@ _STOCHASTIC: dict[str, Problem] = {
     "funnel-langevin": _stochastic("funnel-langevin"),
     "cir-medium": _cir(1.5),
     "cir-high": _cir(2.2),
+    "fractional-ou": Problem("nearly.dynamics.problems.fractional_ou:fractional_ou"),
 }
 PROBLEMS.update(_STOCHASTIC)
 
@@ -75,6 +76,7 @@ METHODS: dict[str, Method] = {
     "scipy-dop853": _peer("peers:scipy_dop853", default=False),
     "sundials-cvode": _peer("peers:cvode", default=False),
     "riccati": _peer("peers:riccati", default=False),
+    "probdiffeq-ek1": _peer("peers:probdiffeq_ek1", default=False),
 }
 
 
@@ -115,6 +117,41 @@ def _feynman_kac(target: str, source: str = "ours", *, default: bool = True) -> 
     paper = "variable-exponent-parabolic" if source == "ours" else None
     return Method(f"nearly.dynamics.{target}", "feynman-kac-solvers", paper, source, default)
 
+
+_BACKWARD = "nearly.dynamics.problems.backward"
+
+PROBLEMS.update(
+    {
+        "first-passage": Problem(f"{_BACKWARD}:first_passage"),
+        "logistic-wave": Problem(f"{_BACKWARD}:logistic_wave"),
+        "hamilton-jacobi": Problem(f"{_BACKWARD}:hamilton_jacobi"),
+        **{
+            f"xva-{case}": Problem(f"{_BACKWARD}:valuation_adjustments", {"case": case})
+            for case in ("call", "forward", "margined", "basket")
+        },
+    }
+)
+
+
+def _backward(target: str, protocol: str, source: str = "ours", *, default: bool = True) -> Method:
+    paper = "deep-xva" if source == "ours" else None
+    return Method(f"nearly.dynamics.{target}", protocol, paper, source, default)
+
+
+METHODS.update(
+    {
+        "deep-bsde": _backward("backward_methods:trained_value", "bsde-solvers"),
+        "backward-regression": _backward(
+            "backward_methods:backward_regression", "bsde-solvers", "peer"
+        ),
+        "deep-xva": _backward("xva:deep_xva", "xva-solvers"),
+        "deep-xva-tilted": _backward("xva:tilted_deep_xva", "xva-solvers", default=False),
+        "nested-monte-carlo": _backward("exposure:nested_monte_carlo", "xva-solvers", "peer"),
+        "least-squares-monte-carlo": _backward(
+            "exposure:least_squares_monte_carlo", "xva-solvers", "peer"
+        ),
+    }
+)
 
 METHODS.update(
     {
@@ -249,6 +286,14 @@ __getattr__, __all__ = attach(
         "GridBrownianPath": "nearly.dynamics.brownian:GridBrownianPath",
         "markov_fractional": "nearly.dynamics.fractional:markov_fractional",
         "fractional_terms": "nearly.dynamics.fractional:fractional_terms",
+        "FractionalSDE": "nearly.dynamics.fractional_inference:FractionalSDE",
+        "evidence_bound": "nearly.dynamics.fractional_inference:evidence_bound",
+        "NeuralODE": "nearly.dynamics.neural:NeuralODE",
+        "NeuralCDE": "nearly.dynamics.neural:NeuralCDE",
+        "NeuralSDE": "nearly.dynamics.neural:NeuralSDE",
+        "hermite_path": "nearly.dynamics.data_paths:hermite_path",
+        "linear_path": "nearly.dynamics.data_paths:linear_path",
+        "log_path": "nearly.dynamics.data_paths:log_path",
         "HOStS": "nearly.dynamics.cir:HOStS",
         "DIE": "nearly.dynamics.cir:DIE",
         "CIRTerm": "nearly.dynamics.cir:CIRTerm",
@@ -261,6 +306,14 @@ __getattr__, __all__ = attach(
         "egnn": "nearly.dynamics.equivariant:egnn",
         "segno": "nearly.dynamics.equivariant:segno",
         "ReversibleAdjoint": "nearly.dynamics.reversible:ReversibleAdjoint",
+        "BackwardEquation": "nearly.dynamics.bsde:BackwardEquation",
+        "BackwardProblem": "nearly.dynamics.problems.backward:BackwardProblem",
+        "DeepBSDE": "nearly.dynamics.bsde:DeepBSDE",
+        "DeepXVA": "nearly.dynamics.xva:DeepXVA",
+        "Market": "nearly.dynamics.market:Market",
+        "Obligor": "nearly.dynamics.market:Obligor",
+        "PinballRegression": "nearly.dynamics.bsde:PinballRegression",
+        "ValuationAdjustments": "nearly.dynamics.problems.backward:ValuationAdjustments",
         "FeynmanKac": "nearly.dynamics.problems.feynman_kac:FeynmanKac",
         "VariableExponents": "nearly.dynamics.feynman_kac:VariableExponents",
         "crank_nicolson": "nearly.dynamics.feynman_kac:crank_nicolson",

@@ -185,7 +185,8 @@ class AffineControl(eqx.Module):
     """u = offset(t) + gain(t) (X, Y), constant in each step: see `affine_control`.
 
     `offsets` [series, steps, components], `gains` [steps, 1 + size, components], `length` of a
-    step. `args` is the number of the series.
+    step: u is so much over the root of the length, the noise of a step, so that all of them are of
+    the order of one. `args` is the number of the series.
     """
 
     offsets: Float[Array, "series steps components"]
@@ -195,7 +196,8 @@ class AffineControl(eqx.Module):
     def __call__(self, t: Any, x: Array, y: Array, args: Any) -> Array:
         step = jnp.round(t / self.length).astype(jnp.int32)
         state = jnp.concatenate([x[None], y])
-        return self.offsets[args, step] + jnp.sum(self.gains[step] * state, axis=0)
+        units = self.offsets[args, step] + jnp.sum(self.gains[step] * state, axis=0)
+        return units / jnp.sqrt(jnp.asarray(self.length, x.dtype))
 
 
 def affine_control(
