@@ -62,7 +62,8 @@ class GridBrownianPath(diffrax.AbstractBrownianPath[Any]):
 
     From `virtual-brownian-tree-integrals`; its tree, `diffrax.VirtualBrownianTree`, holds nothing
     and descends from the root at every query. This one keeps the first levels of the same tree,
-    key by key: with `n` a power of two both give the same path. With n = m 2^L, m odd, the path is
+    key by key: with `n` a power of two both give the same path (as JAX splits keys by default:
+    `jax_threefry_partitionable`). With n = m 2^L, m odd, the path is
     m such trees side by side, so that 1,000 equal steps fall on nodes too; doubling `n` leaves the
     path as it was at the old nodes. Only where K is asked for between nodes do the values differ,
     not their law: the bridge is a Cholesky factor there, not a singular value decomposition.
@@ -121,14 +122,25 @@ class GridBrownianPath(diffrax.AbstractBrownianPath[Any]):
         i, before = self._locate(first)
         j, after = self._locate(last)
         cell = jnp.asarray((self.t1 - self.t0) / self.n, grid.dtype)
-        nodes = grid.nodes_between(i, j, cell)
         before, after = (jnp.asarray(d, grid.dtype) for d in (before, after))
-        to_last = _compose(nodes, self._within(grid, j, after), (j - i) * cell, after)
-        length = (j - i) * cell + after
-        moments = _remove(to_last, self._within(grid, i, before), length - before, before)
+        # One step of one cell, the commonest query, is a read and nothing else.
+        moments = jax.lax.cond(
+            (before == 0) & (after == 0) & (j == i + 1),
+            lambda: grid.cell(i),
+            lambda: self._composed(grid, i, before, j, after, cell),
+        )
         inside = (first >= self.t0 - cell / 8) & (last <= self.t1 + cell / 8)
-        areas = jax.lax.stop_gradient(_areas(moments, length - before))
+        areas = jax.lax.stop_gradient(_areas(moments, (j - i) * cell + after - before))
         return tuple(jnp.where(inside, part, jnp.nan) for part in areas)
+
+    def _composed(
+        self, grid: _Grid, i: Array, before: Array, j: Array, after: Array, cell: Array
+    ) -> Values:
+        """The moments from some time after node i until some time after node j."""
+        nodes = grid.nodes_between(i, j, cell)
+        to_last = _compose(nodes, self._within(grid, j, after), (j - i) * cell, after)
+        length = (j - i) * cell + after - before
+        return _remove(to_last, self._within(grid, i, before), length, before)
 
     def _locate(self, time: Array) -> tuple[Array, Array]:
         """The node at or before a time, and how far after it the time lies: 0 if as good as on."""
@@ -149,12 +161,15 @@ class GridBrownianPath(diffrax.AbstractBrownianPath[Any]):
         return jax.lax.cond(
             after == 0,
             lambda: zero,
-            lambda: descend(grid.keys[index], grid.cell(index), cell, after),
+            lambda: descend(grid.key(index), grid.cell(index), cell, after),
         )
 
 
 class _Grid(eqx.Module):
-    """One leaf of a path: the keys and moments of its cells, the moments from t0 to its nodes."""
+    """One leaf of a path: the moments of its cells, those from t0 to its nodes, and keys.
+
+    The keys are those of pairs of cells, where a tree has any: most are never asked for more.
+    """
 
     keys: Array
     cells: Values
@@ -166,6 +181,11 @@ class _Grid(eqx.Module):
 
     def cell(self, index: Array) -> Values:
         return tuple(part[index] for part in self.cells)
+
+    def key(self, index: Array) -> Array:
+        if self.keys.shape[0] == self.cells[0].shape[0]:
+            return self.keys[index]
+        return _children(self.keys[index // 2])[index % 2]
 
     def nodes_between(self, i: Array, j: Array, cell: Array) -> Values:
         """The moments between two nodes; one cell is read as it was drawn."""
@@ -191,10 +211,9 @@ def _draw(key: Array, *, leaf: jax.ShapeDtypeStruct, cells: int, components: int
     keys, values = jax.vmap(partial(_root, leaf=leaf, components=components))(keys)
     values = tuple(jnp.sqrt(cell * 2.0**levels) * value for value in values)
     middles: list[Array] = []
-    for _ in range(levels):
-        children, middle = jax.vmap(_children)(keys)
-        keys = children.reshape(-1)
-        middles.append(middle)
+    for level in range(levels):
+        keys = jax.vmap(_children)(keys).reshape(-1) if level else keys
+        middles.append(jax.vmap(_middle)(keys))
     if middles:
         draw = partial(_normals, like=values[0][0], count=components)
         noise = jax.vmap(draw)(jnp.concatenate(middles))
@@ -218,13 +237,19 @@ def _root(key: Array, *, leaf: jax.ShapeDtypeStruct, components: int) -> tuple[A
     return own, tuple(values)
 
 
-def _children(key: Array) -> tuple[Array, Array]:
-    """The keys of an interval's left and right half, and of what is drawn to halve it.
+# The right half's key, the middle's and the left half's are the three that diffrax splits an
+# interval's into; one by one, since all three are seldom wanted.
+_RIGHT, _MIDDLE, _LEFT = range(3)
 
-    The right one comes first in diffrax.
-    """
-    right, middle, left = jr.split(key, 3)
-    return jnp.stack([left, right]), middle
+
+def _children(key: Array) -> Array:
+    """The keys of an interval's left and right half."""
+    return jnp.stack([jr.fold_in(key, _LEFT), jr.fold_in(key, _RIGHT)])
+
+
+def _middle(key: Array) -> Array:
+    """The key of what is drawn to halve an interval."""
+    return jr.fold_in(key, _MIDDLE)
 
 
 def _normals(key: Array, *, like: Array, count: int) -> Values:
@@ -262,8 +287,8 @@ def _descend(key: Array, moments: Values, cell: Array, after: Array, *, levels: 
 
     def step(_: Any, state: Any) -> Any:
         key, values, size, done, before = state
-        children, middle = _children(key)
-        noise = _normals(middle, like=values[0], count=len(values))
+        children = _children(key)
+        noise = _normals(_middle(key), like=values[0], count=len(values))
         left, right = _halve(values, tuple(jnp.sqrt(size) * draw for draw in noise))
         size = size / 2
         beyond = after > done + size
