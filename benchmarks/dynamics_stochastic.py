@@ -7,16 +7,21 @@ Ratios are medians of pairs that alternate between the two in one process, after
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from collections.abc import Callable
 from typing import Any
 
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from alternating import Row, main, pairs
 
 from nearly.dynamics.brownian import GridBrownianPath
+from nearly.dynamics.cir import DIE, CIRStepSize, HOStS
 from nearly.dynamics.claims.stochastic import euler, grid, tree
+from nearly.dynamics.problems.stochastic import cir
 from nearly.dynamics.reversible import ReversibleAdjoint
 
 STEPS = 1000
@@ -31,6 +36,10 @@ def brownian_paths() -> list[Row]:
         "UnsafeBrownianPath": euler(lambda key: dfx.UnsafeBrownianPath((), key)),
         "a scan that draws as it goes": _drawing_scan(),
     }
+    if importlib.util.find_spec("torchsde"):
+        rivals["torchsde's BrownianInterval"] = _torch_euler()
+    else:
+        print("\ntorchsde is not installed: its BrownianInterval is not run")
     return [{"peer": name, **pairs(ours, use, 5).row} for name, use in rivals.items()]
 
 
@@ -46,6 +55,33 @@ def _drawing_scan() -> Callable[[], Any]:
     keys = jax.random.split(jax.random.key(0), 1000)
     compiled = jax.jit(jax.vmap(one)).lower(keys).compile()
     return lambda: compiled(keys)
+
+
+def _torch_euler() -> Callable[[], Any]:
+    """The same equation by torchsde, along paths that one seed makes anew at every use."""
+    import torch
+    import torchsde
+
+    torch.set_num_threads(1)
+
+    class Geometric(torch.nn.Module):
+        noise_type, sde_type = "diagonal", "ito"
+
+        def f(self, t: Any, y: Any) -> Any:
+            return 0.1 * y
+
+        def g(self, t: Any, y: Any) -> Any:
+            return 0.3 * y
+
+    equation, start, times = Geometric(), torch.ones(1000, 1), torch.tensor([0.0, 1.0])
+
+    def use() -> Any:
+        path = torchsde.BrownianInterval(0.0, 1.0, (1000, 1), entropy=0, dt=1 / STEPS)
+        with torch.no_grad():
+            found = torchsde.sdeint(equation, start, times, bm=path, method="euler", dt=1 / STEPS)
+        return found.numpy()
+
+    return use
 
 
 def adaptive_queries() -> list[Row]:
@@ -112,10 +148,40 @@ def _gradient(steps: int, adjoint: Any) -> Callable[[], Any]:
     return lambda: compiled((inner, outer), start)
 
 
+def cir_crossing() -> list[Row]:
+    """Cox-Ingersoll-Ross at high volatility: mean steps and strong errors, one set of paths.
+
+    From some 1,000 steps on adaptive ones err less than as many constant ones. Each solver is
+    judged by the other's finer solution, to which the last row belongs.
+    """
+    rows: list[Row] = []
+    for name, solver, judge, fine in (
+        ("HOStS", HOStS(), "die", 2.0**-13),
+        ("drift-implicit Euler", DIE(), "hosts", 2.0**-12),
+    ):
+        problem = cir(2.2, 64, 2**14, 3, seed=5, judge=judge, tolerances=(fine, 2 * fine))
+        method = {"solver": solver, "stepsize_controller": CIRStepSize(1.0, 2.0**-15, 1.0)}
+        dials = [(solver, 2.0**k) for k in range(6, 14)]
+        dials += [(method, 2.0**-k) for k in range(3, 12)]
+        for form, dial in dials:
+            value = problem.solution(form, dial)
+            rows.append(
+                {
+                    "solver": name,
+                    "steps": "constant" if form is solver else f"tolerance 2^{math.log2(dial):.0f}",
+                    "mean steps": float(np.mean(value[1])),
+                    "strong error": problem.errors(value)["strong"],
+                }
+            )
+        rows.append({"solver": name, "steps": "the judge", "strong error": problem.floor()})
+    return rows
+
+
 BENCHMARKS = {
     "brownian-paths": brownian_paths,
     "adaptive-queries": adaptive_queries,
     "reversible-gradients": reversible_gradients,
+    "cir-crossing": cir_crossing,
 }
 
 if __name__ == "__main__":
