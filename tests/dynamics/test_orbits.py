@@ -12,7 +12,7 @@ from nearly.dynamics.continuation import continue_orbit, fold
 from nearly.dynamics.orbits import extremal_orbits, multipliers, nearest_returns, shoot
 from nearly.dynamics.problems.time_average import LORENZ
 from nearly.dynamics.sum_of_squares import PolynomialSystem, bound_average
-from nearly.errors import InputError
+from nearly.errors import InputError, PrecisionError
 
 
 def limit_cycle(y, parameters):
@@ -132,6 +132,8 @@ def test_the_shortest_orbit_of_lorenz_is_found_near_the_zeros_of_the_slack():
     bound = bound_average(LORENZ, 6)
     with pytest.raises(InputError, match=r"shortest period 7"):
         extremal_orbits(bound, jax.random.key(0), length=6.0, shortest=7.0)
+    with pytest.raises(PrecisionError, match="enable_x64"):
+        extremal_orbits(bound, jax.random.key(0), length=6.0, shortest=0.5)
     with jax.enable_x64(True):
         found = extremal_orbits(bound, jax.random.key(5), length=6.0, shortest=0.5, count=12)
     best, *others = (as_numbers(o) for o in found)

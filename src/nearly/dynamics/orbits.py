@@ -25,7 +25,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from nearly.core.errors import InputError
+from nearly.core.errors import InputError, PrecisionError
 from nearly.dynamics.sum_of_squares import Bound, PolynomialSystem
 
 Point = Float[Array, " size"]
@@ -298,12 +298,14 @@ def extremal_orbits(
 
     **Returns:** the orbits found, each once; none if no start led to one.
 
-    Raises `InputError` unless 0 < shortest < length.
+    Raises `InputError` unless 0 < shortest < length, and `PrecisionError` in float32.
 
     **Cost:** that of `count` shootings, side by side: from the nearest returns of them all.
     """
     if not 0 < shortest < length:
         raise InputError(f"the shortest period {shortest} must lie between 0 and length {length}")
+    if not jax.config.read("jax_enable_x64"):
+        raise PrecisionError("orbits are searched in float64: call within jax.enable_x64(True)")
     system = bound.program.system
     points, _ = near_optimal(bound, key, count=count, levels=levels)
     finder = optx.LevenbergMarquardt(rtol=1e-11, atol=1e-11) if root_finder is None else root_finder
@@ -336,9 +338,9 @@ def _different(orbits: Sequence[Orbit]) -> list[Orbit]:
     """Of those with one average the shortest: the others are its mirror images, or more rounds."""
     kept: list[Orbit] = []
     for orbit in orbits:
-        same = kept and math.isclose(kept[-1].average, orbit.average, rel_tol=1e-6)
-        if not same:
+        average = float(orbit.average)
+        if not kept or not math.isclose(float(kept[-1].average), average, rel_tol=1e-6):
             kept.append(orbit)
-        elif orbit.period < (1 - 1e-6) * kept[-1].period:
+        elif float(orbit.period) < (1 - 1e-6) * float(kept[-1].period):
             kept[-1] = orbit
     return kept
