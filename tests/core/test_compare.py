@@ -178,6 +178,18 @@ def test_a_spent_budget_is_a_timeout_not_a_loss() -> None:
     assert "forecast" in frontier.runs[-1].reason
 
 
+def test_seeds_for_which_there_was_no_time_are_left_out_and_said_to_be() -> None:
+    from nearly.core.run import Trial, summarise
+
+    done = [Trial(k, "ok", errors={"e": 1.0 + k}, setup_seconds=0.0) for k in (0, 1)]
+    late = Trial(2, "timeout", "not started")
+    run = summarise("m", 1, "ours", [*done, late])
+    assert (run.status, run.error, run.note) == ("ok", 1.5, "2 of 3 seeds in time")
+    assert summarise("m", 1, "ours", [late]).status == "timeout"
+    wrong = Trial(1, "failed", "no")
+    assert summarise("m", 1, "ours", [done[0], wrong, late]).status == "failed"
+
+
 def test_an_interrupt_keeps_what_was_computed(fresh_store: Path) -> None:
     def interrupt(done: int, total: int, text: str) -> None:
         if done == 2:

@@ -93,7 +93,8 @@ def compare(
     - `within`: a tolerance as the problem reads it; the frontier then knows its pick.
     - `work`: the unit in which "cheapest" is meant. `uses`: shares set-up over that many uses.
     - `budget`: seconds for the whole sweep. A run that is forecast not to fit is not started and
-      says so; what is left is shared equally by the methods still to come.
+      says so; what is left is shared equally by the methods still to come, and within a method
+      spent on one seed after another.
     - `seeds`: of random methods; the others run once.
     - `workers`, `executor`: spawn that many processes, or use a Dask address or any `.submit`.
     - `reuse`: take finished runs from the store. A sweep that was killed does so by itself.
@@ -318,9 +319,12 @@ def _share(sweep: Sweep, methods_left: int) -> float:
 
 
 def _pending(sweep: Sweep, contender: Contender) -> Iterator[tuple[Dial, int]]:
-    """The trials still to run; finished ones of a killed (or reused) sweep are taken up."""
-    for dial in contender.dials:
-        for seed in contender.seeds:
+    """The trials still to run; finished ones of a killed (or reused) sweep are taken up.
+
+    Every dial for one seed before the next seed: what is cut short then still spans the dials.
+    """
+    for seed in contender.seeds:
+        for dial in contender.dials:
             digest = sweep.digests[contender.name, dial, seed]
             known = sweep.store.trial(digest) if digest and sweep.reuse else None
             if contender.reason:
@@ -342,9 +346,9 @@ def _here(
     sweep: Sweep, contender: Contender, pending: Pending, deadline: float
 ) -> Iterator[tuple[Contender, Dial, int, Trial]]:
     """Run in this process, in order; a run that is forecast to miss the deadline is not begun."""
-    spent: list[float] = []
+    spent: dict[Dial, float] = {}
     for dial, seed in pending:
-        forecast = _forecast(spent)
+        forecast = spent.get(dial, _forecast(list(spent.values())))
         left = deadline - time.monotonic()
         if forecast > left:
             reason = (
@@ -357,12 +361,12 @@ def _here(
         if seed == contender.seeds[0]:
             sweep.standins[contender.name, dial] = standin
             _time_one(sweep, contender, dial, trial)
-        spent.append(time.monotonic() - begun)
+        spent[dial] = time.monotonic() - begun
         yield contender, dial, seed, trial
 
 
 def _forecast(spent: Sequence[float]) -> float:
-    """The next run's seconds: the last one's, grown as much as it grew from the one before."""
+    """A new dial's seconds: the last one's, grown as much as it grew from the one before."""
     if not spent:
         return 0.0
     if len(spent) == 1:

@@ -169,10 +169,16 @@ class Run:
 def summarise(
     method: str, dial: Dial, source: str, trials: Sequence[Trial], floor: float = 0.0
 ) -> Run:
-    """One run from its seeds: medians of errors and work, the first failure if there is one."""
+    """One run from its seeds: medians of errors and work, the first failure if there is one.
+
+    Seeds for which there was no time are left out where there is another, and the note says so.
+    """
     trials = tuple(sorted(trials, key=lambda t: t.seed))
+    begun = tuple(t for t in trials if t.status != "timeout")
+    short = [f"{len(begun)} of {len(trials)} seeds in time"] if 0 < len(begun) < len(trials) else []
+    note = "; ".join(dict.fromkeys([*short, *(t.note for t in trials if t.note)]))
+    trials = begun or trials
     failed = next((t for t in trials if t.status != "ok"), None)
-    note = "; ".join(dict.fromkeys(t.note for t in trials if t.note))
     if failed:
         reason = f"seed {failed.seed}: {failed.reason}" if len(trials) > 1 else failed.reason
         return Run(method, dial, source, failed.status, reason, trials=trials, note=note)

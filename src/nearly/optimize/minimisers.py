@@ -6,6 +6,7 @@ from typing import Any
 
 import optimistix as optx
 
+from nearly.core.errors import InputError
 from nearly.optimize.newton import (
     ArmijoNewton,
     GradientNormalizedNewton,
@@ -31,6 +32,11 @@ nonlinear_cg = optx.NonlinearCG(*_ANY)
 
 
 def gradient_normalized_gauss_newton(function: Any) -> GradientNormalizedNewton:
-    """With 2 J^T J in place of the Hessian; for a `SumOfSquares`."""
-    residuals = function.residuals
+    """With 2 J^T J in place of the Hessian; raises `InputError` for what is no `SumOfSquares`."""
+    residuals = getattr(function, "residuals", None)
+    if residuals is None:
+        raise InputError(
+            "the function to minimise has no residuals: Gauss-Newton needs a sum of squares "
+            "(nearly.optimize.problems.smooth.SumOfSquares); take gradient-normalized-newton"
+        )
     return GradientNormalizedNewton(*_ANY, hessian=GaussNewton(lambda x, _: residuals(x)))
