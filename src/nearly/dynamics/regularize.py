@@ -171,9 +171,10 @@ class Heuristics(dfx.AbstractAdaptiveSolver[Any], dfx.AbstractWrappedSolver[Any]
     Solve with `SaveAt(..., solver_state=True)` and read `accumulated(solution)`. The penalties of
     `solver-heuristic-regularization` are the `total` of the error estimate (the authors' code
     takes the `mean`) and the `total` or the `maximum` of the stiffness estimate. The gradient
-    goes through the whole solution, so it needs diffrax's default adjoint or `DirectAdjoint`;
-    with others, `local_penalty`. diffrax holds the lengths of the steps constant, so the gradient
-    is not that of the number a finite difference sees, whose steps move.
+    goes through the whole solution, so it needs diffrax's default adjoint or `DirectAdjoint`:
+    with `BacksolveAdjoint` it is silently zero. With other adjoints take `local_penalty`. diffrax
+    holds the lengths of the steps constant, so the gradient is not that of the number a finite
+    difference sees, whose steps move.
 
     **Raises:** `InputError`, when a solve begins, for a solver or terms without that measure.
 

@@ -106,7 +106,8 @@ class FlowClassification(NeuralEquation):
     **Arguments:**
 
     - `train`, `test`: `Labelled` points. `hidden`: units of the layer. `rtol`: relative and
-      absolute tolerance of Tsit5's steps. `steps`, `batch`, `learning_rate`: of training by Adam.
+      absolute tolerance of Tsit5's steps. `steps`, `batch`, `learning_rate` (which falls
+      to 0 by a cosine): of training by Adam.
     """
 
     train: Any
@@ -153,7 +154,7 @@ class FlowClassification(NeuralEquation):
         return jnp.mean(losses)
 
     def optimizer(self) -> optax.GradientTransformation:
-        return _optimizer(optax.adam, self.learning_rate)
+        return _optimizer(optax.adam, self.learning_rate, self.steps)
 
     def errors(self, value: Any) -> Mapping[str, float]:
         scores, classes = np.asarray(value, np.float64), np.asarray(self.test.classes)
@@ -216,7 +217,7 @@ class SpiralSDE(NeuralEquation):
 
     - `train`, `test`: `Moments` of two ensembles. `paths`: of the model, in training and in use,
       solved at once. `rtol`: relative and absolute tolerance of `LambaEulerHeun`.
-      `steps`, `learning_rate`: of training by AdaBelief.
+      `steps`, `learning_rate` (which falls to 0 by a cosine): of training by AdaBelief.
 
     Drift and diffusion calls count alike as `nfe`.
     """
@@ -272,7 +273,7 @@ class SpiralSDE(NeuralEquation):
         return of_means + jnp.mean((predictions.variances - data.variances) ** 2)
 
     def optimizer(self) -> optax.GradientTransformation:
-        return _optimizer(optax.adabelief, self.learning_rate)
+        return _optimizer(optax.adabelief, self.learning_rate, self.steps)
 
     def errors(self, value: Any) -> Mapping[str, float]:
         pairs = zip(value, self.test, strict=True)
@@ -305,8 +306,9 @@ def spiral_moments(seed: int, paths: int = 4000, substeps: int = 20) -> Moments:
 
 
 @lru_cache  # an optimiser made anew would compile the training loop anew
-def _optimizer(make: Callable[[float], Any], rate: float) -> optax.GradientTransformation:
-    return make(rate)
+def _optimizer(make: Callable[[Any], Any], rate: float, steps: int) -> optax.GradientTransformation:
+    """On a learning rate that falls to 0 by a cosine: what is judged is the last step's model."""
+    return make(optax.cosine_decay_schedule(rate, steps))
 
 
 # ---- instances
@@ -349,10 +351,11 @@ def annuli(
 
 def digits_flow(
     hidden: int = 64,
-    steps: int = 300,
+    steps: int = 400,
     batch: int = 128,
-    rtol: float = 1e-5,
+    rtol: float = 1e-6,
     seed: int = 0,
+    learning_rate: float = 1e-2,
 ) -> FlowClassification:
     """Handwritten digits of 64 pixels, split by `seed`."""
     from nearly.datasets.real import digits
@@ -365,7 +368,7 @@ def digits_flow(
         steps=steps,
         batch=batch,
         rtol=rtol,
-        learning_rate=3e-3,
+        learning_rate=learning_rate,
         name="digits-flow",
     )
 
