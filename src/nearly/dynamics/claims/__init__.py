@@ -8,6 +8,7 @@ from nearly.dynamics.claims import langevin as langevin
 from nearly.dynamics.claims import neural as neural
 from nearly.dynamics.claims import orbits as orbits
 from nearly.dynamics.claims import oscillatory as oscillatory
+from nearly.dynamics.claims import regularized as regularized
 from nearly.dynamics.claims import reversible as reversible
 from nearly.dynamics.claims import stiff as stiff
 from nearly.dynamics.claims import stochastic as stochastic
