@@ -28,7 +28,7 @@ from nearly.dynamics.problems.neural_equations import (
 from nearly.dynamics.regularizers import LocalEstimate, Regularizer, Unregularized
 from nearly.dynamics.trainers import Batches, Objective, Trainer
 
-TINY = {"train": 32, "test": 16, "hidden": 4, "steps": 3, "batch": 8, "rtol": 1e-2}
+TINY: dict[str, Any] = {"train": 32, "test": 16, "hidden": 4, "steps": 3, "batch": 8, "rtol": 1e-2}
 
 
 def test_points_lie_in_a_disc_and_an_annulus() -> None:
