@@ -166,6 +166,7 @@ def test_opposite_charges_attract_and_masses_too() -> None:
             np.testing.assert_allclose(velocities[0, :2, 0], [0.25e-3, -0.25e-3], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_error_and_counts_what_it_calls(
     monkeypatch: pytest.MonkeyPatch, fresh_store: Any
 ) -> None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from nearly.core.errors import InputError
+from nearly.dynamics.dense import dense
 
 ORDERS = (0, 1, 2)
 STAGES = ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6))  # when, and the weight
@@ -105,8 +106,8 @@ class Perceptron(eqx.Module):
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         for layer, activation in zip(self.layers, self.activations, strict=False):
-            x = activation(_dense(layer, x))
-        return _dense(self.layers[-1], x)
+            x = activation(dense(layer, x))
+        return dense(self.layers[-1], x)
 
 
 def perceptron(sizes: Sequence[int], key: Any, dtype: Any = jnp.float32) -> Perceptron:
@@ -266,8 +267,10 @@ class Expanded(eqx.Module):
             return self.field(t, y, jet[0])
 
         def along(share: Any) -> Any:
-            terms = (c * share**k / max(k, 1) for k, c in enumerate(jet))
-            return self.field(t, y, sum(terms))
+            embedded = jet[0] + share * jet[1]
+            if self.order == 2:
+                embedded += share**2 / 2 * jet[2]
+            return self.field(t, y, embedded)
 
         return _polynomial(along, self.order, y.dtype)
 
@@ -337,7 +340,3 @@ def runge_kutta(
 
     _, later = jax.lax.scan(advance, start, (times[:-1], times[1:]))
     return jnp.concatenate([start[None], later])
-
-
-def _dense(layer: eqx.nn.Linear, x: Array) -> Array:
-    return x @ layer.weight.T + layer.bias

@@ -51,7 +51,7 @@ class SharedLoss(eqx.Module):
 
     def __call__(self, field: Any, data: Environments, key: Any) -> Any:
         del key
-        args = (data.starts, data.times, self.told, self.substeps)
+        args = (data.starts, jnp.asarray(data.times), self.told, self.substeps)
         return _mean_square(runge_kutta(evaluations(field), *args), data)
 
 
@@ -60,7 +60,7 @@ class OneForAll(eqx.Module):
 
     width: int = 32
     optimizer: Any = ADAM
-    dials: tuple[int, ...] = (250, 1000)
+    dials: tuple[int, ...] = (100, 400)
 
     def __call__(self, problem: EnvironmentLearning, steps: float, *, key: Any) -> AdaptedField:
         components = problem.train.trajectories.shape[-1]
@@ -85,7 +85,7 @@ class EachLoss(eqx.Module):
         del key
         field = evaluations(PerEnvironment())
         return _mean_square(
-            runge_kutta(field, data.starts, data.times, networks, self.substeps), data
+            runge_kutta(field, data.starts, jnp.asarray(data.times), networks, self.substeps), data
         )
 
 
@@ -94,7 +94,7 @@ class OneForEach(eqx.Module):
 
     width: int = 32
     optimizer: Any = ADAM
-    dials: tuple[int, ...] = (250, 1000)
+    dials: tuple[int, ...] = (100, 400)
 
     def __call__(self, problem: EnvironmentLearning, steps: float, *, key: Any) -> AdaptedField:
         def trained(given: Environments) -> Any:
@@ -138,7 +138,7 @@ class AffineLoss(eqx.Module):
     def __call__(self, model: AffineWeights, data: Environments, key: Any) -> Any:
         del key
         field = evaluations(PerEnvironment())
-        args = (data.starts, data.times, model.networks(), self.substeps)
+        args = (data.starts, jnp.asarray(data.times), model.networks(), self.substeps)
         contexts, directions = self.held
         penalty = contexts * jnp.sum(model.contexts**2) / model.contexts.shape[0]
         penalty += directions * jnp.sum(jnp.abs(model.directions))
@@ -160,7 +160,7 @@ class CoDA(eqx.Module):
     optimizer: Any = ADAM
     adapter: Any = ADABELIEF
     adaptation: int = 500
-    dials: tuple[int, ...] = (250, 1000)
+    dials: tuple[int, ...] = (100, 400)
 
     def __call__(self, problem: EnvironmentLearning, steps: float, *, key: Any) -> AdaptedField:
         known = self.train(problem, int(steps), key=key)

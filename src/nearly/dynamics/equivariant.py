@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
+from nearly.dynamics.dense import dense
 
 MOST_ACCELERATION = 100.0  # of one pair, by component
 SMALL = 1e-3  # gain of the last layer of the pair's pull: at first nothing is accelerated much
@@ -83,21 +84,22 @@ class Interaction(eqx.Module):
         """The accelerations and the changes of the features."""
         messages = self._messages(features, positions, edges)
         others = 1 - jnp.eye(positions.shape[-2], dtype=positions.dtype)[..., None]
-        pull = _dense(self.pull_last, _silu(_dense(self.pull_first, messages)))
+        pull = dense(self.pull_last, _silu(dense(self.pull_first, messages)))
         apart = positions[..., :, None, :] - positions[..., None, :, :]
         pulls = jnp.clip(apart * pull, -MOST_ACCELERATION, MOST_ACCELERATION)
         acceleration = jnp.sum(pulls, axis=-2) / max(positions.shape[-2] - 1, 1)
         heard = jnp.sum(messages * others, axis=-2)
-        hidden = _silu(_dense(self.change_first, jnp.concatenate([features, heard], axis=-1)))
-        return acceleration, _dense(self.change_last, hidden)
+        hidden = _silu(dense(self.change_first, jnp.concatenate([features, heard], axis=-1)))
+        return acceleration, dense(self.change_last, hidden)
 
     def _messages(self, features: Features, positions: Vectors, edges: Edges) -> Array:
         width, weight = features.shape[-1], self.message_first.weight
+        bias: Any = self.message_first.bias
         of_pair = jnp.concatenate([squared_distances(positions)[..., None], edges], axis=-1)
-        hidden = (features @ weight[:, :width].T + self.message_first.bias)[..., :, None, :]
+        hidden = (features @ weight[:, :width].T + bias)[..., :, None, :]
         hidden += (features @ weight[:, width : 2 * width].T)[..., None, :, :]
         hidden += of_pair @ weight[:, 2 * width :].T
-        return _silu(_dense(self.message_second, _silu(hidden)))
+        return _silu(dense(self.message_second, _silu(hidden)))
 
 
 class SEGNO(eqx.Module):
@@ -155,7 +157,7 @@ class SEGNO(eqx.Module):
     def initial(self, bodies: Bodies) -> tuple[Vectors, Vectors, Features]:
         """The state at the start: positions, velocities, and features of the speeds."""
         speeds = lengths(bodies.velocities)[..., None]
-        return bodies.positions, bodies.velocities, _dense(self.embed, speeds)
+        return bodies.positions, bodies.velocities, dense(self.embed, speeds)
 
     def field(self, t: Any, state: Any, edges: Edges) -> tuple[Vectors, Vectors, Features]:
         """The equation that the steps discretise, for `diffrax.ODETerm(model.field)`.
@@ -203,7 +205,7 @@ class Layer(eqx.Module):
         self, features: Features, positions: Vectors, velocities: Vectors, edges: Edges
     ) -> tuple[Features, Vectors]:
         shift, change = self.interaction(features, positions, edges)
-        scale = _dense(self.last, _silu(_dense(self.first, features)))
+        scale = dense(self.last, _silu(dense(self.first, features)))
         return features + change, positions + shift + scale * velocities
 
 
@@ -225,8 +227,8 @@ class EGNN(eqx.Module):
     def path(self, bodies: Bodies) -> Float[Array, "layers *batch bodies 3"]:
         """The positions after each layer."""
         edges, positions = bodies.edges, bodies.positions
-        features = _dense(self.embed, lengths(bodies.velocities)[..., None])
-        passed: list[Array] = []
+        features = dense(self.embed, lengths(bodies.velocities)[..., None])
+        passed: list[Any] = []
         for layer in self.layers:
             features, positions = layer(features, positions, bodies.velocities, edges)
             passed.append(positions)
@@ -257,16 +259,11 @@ def squared_distances(positions: Vectors) -> Float[Array, "*batch bodies bodies"
     return jnp.sum(apart**2, axis=-1)
 
 
-def lengths(vectors: Vectors) -> Scalars:
+def lengths(vectors: Vectors) -> Float[Array, "*batch bodies"]:
     """Of each vector; its derivative at the vector zero is zero, not undefined."""
     squares = jnp.sum(vectors**2, axis=-1)
     rests = squares == 0
     return jnp.where(rests, 0, jnp.sqrt(jnp.where(rests, 1, squares)))
-
-
-def _dense(layer: eqx.nn.Linear, x: Array) -> Array:
-    y = x @ layer.weight.T
-    return y if layer.bias is None else y + layer.bias
 
 
 def _silu(x: Array) -> Array:

@@ -41,7 +41,7 @@ class MotionTraining(eqx.Module):
     model: Callable[[Any, BodyMotion], Any]
     batch: int = 20
     optimizer: Any = ADAM
-    dials: tuple[int, ...] = (200, 1000)
+    dials: tuple[int, ...] = (100, 500)
 
     def __check_init__(self) -> None:
         if self.batch < 1:

@@ -103,9 +103,9 @@ def body_motion(
     )
     kept = make() if digest is None else Store().truth(digest, make)
     return BodyMotion(
-        _motion(kept, slice(training)),
-        _motion(kept, slice(training, None)),
-        horizon,
+        train=_motion(kept, slice(training)),
+        test=_motion(kept, slice(training, None)),
+        horizon=horizon,
         name=f"{law}-five-body",
     )
 
