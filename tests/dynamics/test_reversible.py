@@ -34,6 +34,23 @@ def ordinary() -> Any:
     return dfx.ODETerm(field)
 
 
+class Waves(dfx.AbstractBrownianPath[Any]):
+    """A path that is compiled at once, for a real one in every other respect."""
+
+    t0: float = 0.0
+    t1: float = 1.0
+    levy_area: Any = eqx.field(static=True, default=dfx.BrownianIncrement)
+
+    def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
+        first, last = (self.t0, t0) if t1 is None else (t0, t1)
+        rise = jnp.sin(50 * last) - jnp.sin(50 * first)
+        return dfx.BrownianIncrement(dt=last - first, W=rise) if use_levy else rise
+
+
+def driven() -> Any:
+    return dfx.MultiTerm(dfx.ODETerm(field), dfx.ControlTerm(noise, Waves()))
+
+
 def stochastic() -> Any:
     path = GridBrownianPath(jax.random.key(2), 0.0, 1.0, 20, (), refinements=3)
     return dfx.MultiTerm(dfx.ODETerm(field), dfx.ControlTerm(noise, path))
@@ -55,7 +72,12 @@ CASES = {
         *(ordinary, dfx.ReversibleHeun(), START),
         {"saveat": dfx.SaveAt(t0=True, ts=TIMES, t1=True), "dt0": 0.05},
     ),
+    "heun-driven": (driven, dfx.ReversibleHeun(), START, {"dt0": 0.05}),
     "heun-sde": (stochastic, dfx.ReversibleHeun(), START, {"dt0": 0.05}),
+    "heun-backwards": (
+        *(driven, dfx.ReversibleHeun(), START),
+        {"t0": 1.0, "t1": 0.0, "dt0": -0.05, "saveat": dfx.SaveAt(ts=TIMES[::-1])},
+    ),
     "heun-adaptive-every-step": (
         *(ordinary, dfx.ReversibleHeun(), START),
         {
@@ -73,39 +95,65 @@ CASES = {
 }
 
 
-def gradient(adjoint: Any, make: Any, solver: Any, start: Any, settings: Any) -> Any:
-    """Of a function of everything that was saved, with respect to start and parameters."""
+def loss(adjoint: Any, make: Any, solver: Any, settings: Any) -> Any:
+    """A function of everything that was saved, of start and parameters."""
 
-    @jax.jit
-    def pulled(start: Any, w: Any) -> Any:
-        def loss(start: Any, w: Any) -> Any:
-            solution = dfx.diffeqsolve(
-                make(),
-                solver,
-                0.0,
-                1.0,
-                y0=start,
-                args={"w": w, "label": 7},
-                adjoint=adjoint,
-                **settings,
-            )
-            weights = jnp.cos(jnp.arange(len(solution.ts), dtype=jnp.float64))[:, None]
-            finite = jnp.isfinite(solution.ts)[:, None]
-            parts = jax.tree.leaves(solution.ys)
-            return sum(jnp.sum(weights * jnp.where(finite, p, 0) ** 2) for p in parts)
+    def value(start: Any, w: Any) -> Any:
+        solution = dfx.diffeqsolve(
+            make(),
+            solver,
+            y0=start,
+            args={"w": w, "label": 7},
+            adjoint=adjoint,
+            **({"t0": 0.0, "t1": 1.0} | settings),
+        )
+        weights = jnp.cos(jnp.arange(len(solution.ts), dtype=jnp.float64))[:, None]
+        finite = jnp.isfinite(solution.ts)[:, None]
+        parts = jax.tree.leaves(solution.ys)
+        return sum(jnp.sum(weights * jnp.where(finite, p, 0) ** 2) for p in parts)
 
-        return jax.value_and_grad(loss, (0, 1))(start, w)
-
-    return pulled(start, arguments()["w"])
+    return value
 
 
-@pytest.mark.parametrize("case", list(CASES))
+LONG = ("heun-sde", "heun-backwards")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG else c for c in CASES]
+)
 def test_the_gradient_is_that_of_the_discrete_solution(case: str) -> None:
+    """Forward mode takes it through the same steps, and is the quickest to compile."""
+    make, solver, start, settings = CASES[case]
     with jax.enable_x64(True):
-        ours = gradient(OURS, *CASES[case])
-        usual = gradient(dfx.RecursiveCheckpointAdjoint(), *CASES[case])
+        at = jax.tree.map(jnp.asarray, start), arguments()["w"]
+        ours = jax.jit(jax.grad(loss(OURS, make, solver, settings), (0, 1)))(*at)
+        forward = loss(dfx.ForwardMode(), make, solver, settings)
+        usual = jax.jit(jax.jacfwd(forward, (0, 1)))(*at)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(usual), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_results_are_diffrax_s_own_also_in_batches_of_single_precision() -> None:
+    @jax.jit
+    @jax.vmap
+    def run(start: Any, step: Any) -> Any:
+        found = dfx.diffeqsolve(
+            dfx.ODETerm(lambda t, y, args: -y),
+            dfx.ReversibleHeun(),
+            *(0.0, 1.0, step, start),
+            stepsize_controller=dfx.PIDController(1e-3, 1e-3),
+            adjoint=OURS,
+            max_steps=32,
+            throw=False,
+        )
+        codes = (dfx.RESULTS.successful, dfx.RESULTS.max_steps_reached)
+        return found.ys[0], jnp.stack([found.result == code for code in codes])
+
+    starts = jnp.array([1.0, 1.0, jnp.nan], jnp.float32)
+    values, codes = run(starts, jnp.array([0.1, 1e-30, 0.1], jnp.float32))
+    assert values.dtype == jnp.float32
+    assert values[0] == pytest.approx(np.exp(-1), rel=1e-2)
+    np.testing.assert_array_equal(codes, [[True, False], [False, True], [False, True]])
 
 
 def scaled(t: Any, y: Any, args: Any) -> Any:
@@ -152,27 +200,34 @@ def test_parameters_within_the_terms_and_the_saved_function_count() -> None:
             np.testing.assert_allclose(found, derivative(by_hand)(0.7, 1.3), rtol=1e-12)
 
 
-def test_its_memory_does_not_hold_the_steps() -> None:
+def memory(adjoint: Any, steps: int, start: Any) -> int:
+    """Bytes of a gradient's program beside its arguments and its result."""
     w = jnp.eye(3, dtype=jnp.float32)
 
-    def memory(adjoint: Any, steps: int) -> int:
-        def loss(y0: Any) -> Any:
-            solution = dfx.diffeqsolve(
-                dfx.ODETerm(lambda t, y, args: jnp.tanh(y @ w)),
-                dfx.ReversibleHeun(),
-                *(0.0, 1.0, 1 / steps, y0),
-                adjoint=adjoint,
-                max_steps=steps,
-            )
-            return jnp.sum(solution.ys)
+    def end(y0: Any) -> Any:
+        solution = dfx.diffeqsolve(
+            dfx.ODETerm(lambda t, y, args: jnp.tanh(y @ w)),
+            dfx.ReversibleHeun(),
+            *(0.0, 1.0, 1 / steps, y0),
+            adjoint=adjoint,
+            max_steps=steps,
+        )
+        return jnp.sum(solution.ys)
 
-        start = jnp.zeros((2000, 3), jnp.float32)
-        compiled = jax.jit(jax.grad(loss)).lower(start).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+    return jax.jit(jax.grad(end)).lower(start).compile().memory_analysis().temp_size_in_bytes
 
-    few, many = memory(OURS, 10), memory(OURS, 1000)
+
+def test_its_memory_does_not_hold_the_steps() -> None:
+    start, steps = jnp.zeros((2000, 3), jnp.float32), 1000
+    assert memory(OURS, steps, start) < 20 * start.nbytes + 8 * steps
+
+
+@pytest.mark.slow
+def test_its_memory_beside_that_of_checkpoints() -> None:
+    start = jnp.zeros((2000, 3), jnp.float32)
+    few, many = (memory(OURS, steps, start) for steps in (10, 1000))
     assert many - few <= 8 * 990 * 4
-    assert memory(dfx.RecursiveCheckpointAdjoint(), 1000) > 4 * many
+    assert memory(dfx.RecursiveCheckpointAdjoint(), 1000, start) > 4 * many
 
 
 @pytest.mark.parametrize(
