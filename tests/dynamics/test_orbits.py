@@ -60,6 +60,7 @@ def test_a_guess_that_leads_nowhere_has_a_large_residual():
     assert not lost.residual < 1e-9
 
 
+@pytest.mark.slow
 def test_returns_are_near_on_a_circle():
     with jax.enable_x64(True):
         starts, periods, ratios = as_numbers(

@@ -206,7 +206,7 @@ def near_optimal(
 
     By BFGS from uniform draws in the box, each until the slack is below a level of its own, drawn
     between `levels` (parts of the bound, logarithmically): the least slack itself is one point and
-    its mirror images, while what is wanted are points along the orbit. By Chebyshev's inequality an
+    its mirror images, while what is wanted are points along the orbit. By Markov's inequality an
     orbit whose average misses the bound by a part d spends a part of at most d / l of its time
     where the slack exceeds l.
     """

@@ -79,10 +79,10 @@ class Polynomial:
         return self.map(lambda c: c / number)
 
     def __pow__(self, power: int) -> Polynomial:
-        if not (isinstance(power, int) and power >= 0):
+        if power < 0 or power != int(power):
             raise InputError(f"the power {power} of a polynomial must be a whole number from 0 on")
         product = self._cast(1)
-        for _ in range(power):
+        for _ in range(int(power)):
             product = product * self
         return product
 

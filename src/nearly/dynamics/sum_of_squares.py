@@ -388,7 +388,7 @@ def _selection(count: int, first: int, width: int) -> Any:
 def _solve(clarabel: Any, cost: float, rows: list[Any], ends: list[Any], cones: list[Any]) -> Any:
     from scipy.sparse import csc_matrix, vstack
 
-    matrix = csc_matrix(vstack(rows))
+    matrix: Any = csc_matrix(vstack(rows))
     width = matrix.shape[1]
     linear = np.zeros(width)
     linear[0] = cost

@@ -179,8 +179,8 @@ class Unsupervised(eqx.Module):
             return mlp(sizes, key, self.activation, dtype=start.dtype)
 
         networks = eqx.filter_vmap(network)(jax.random.split(key, start.size // self.order))
-        ends = (jnp.asarray(t, start.dtype) for t in (initial, end))
-        return Curve(networks, start, *ends, self.order, self.hard)
+        begin, finish = (jnp.asarray(t, start.dtype) for t in (initial, end))
+        return Curve(networks, start, begin, finish, self.order, self.hard)
 
     def _loss(self, curve: Curve, field: Field, times: Float[Array, " n"]) -> Float[Array, ""]:
         missed = jax.vmap(lambda t: curve.residual(field, t))(times)

@@ -147,8 +147,8 @@ def where_shear_flow_orbits_are_born() -> float:
     "one-orbit-is-extremal-in-both",
     cost="slow",
     expected=Expected(
-        "relative difference of the periods of the orbits of the largest perturbation energy and of "
-        "the least dissipation, nine-mode shear flow at Reynolds number 100",
+        "relative difference of the periods of the orbits of the largest perturbation energy and "
+        "of the least dissipation, nine-mode shear flow at Reynolds number 100",
         "<=",
         1e-6,
         "abstract: one of which simultaneously minimizes the mean energy dissipation rate and "

@@ -72,7 +72,7 @@ class TimeAverageBound(Problem):
             raise InputError(
                 f"a {type(method).__name__} bounds nothing: give a function (system, degree)"
             )
-        program = method(self.system, int(dial))
+        program: Any = method(self.system, int(dial))
         return Prepared(Host(program.solve), program.size, int(dial))
 
     def apply(self, standin: Any, *, key: Any) -> Any:
@@ -206,4 +206,4 @@ def shear_flow_system(reynolds: float = 100.0) -> PolynomialSystem:
 
 def lorenz_z4() -> TimeAverageBound:
     """The mean of z^4 over solutions of Lorenz's equations; largest on the shortest orbit."""
-    return TimeAverageBound(LORENZ, best=592827.338, uncertainty=1e-9, name=LORENZ.name)
+    return TimeAverageBound(system=LORENZ, best=592827.338, uncertainty=1e-9, name=LORENZ.name)
