@@ -13,7 +13,7 @@ import pytest
 
 from nearly.core import catalogue
 from nearly.core.errors import InputError
-from nearly.core.measure import run_trial
+from nearly.core.measure import keys, run_trial
 from nearly.core.tally import tally
 from nearly.dynamics.problems.neural_equations import (
     FlowClassification,
@@ -99,6 +99,19 @@ def test_a_trial_counts_evaluations_of_training_too() -> None:
     weights = [m.field.network.layers[0].weight for m in (other, same)]
     assert not np.array_equal(*weights)
     assert jnp.isfinite(model.readout.weight).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(catalogue.methods("neural-equations")))
+def test_every_catalogued_trainer_trains(name: str) -> None:
+    """Twenty steps lower the loss that the untrained model has."""
+    problem = annuli(**(TINY | {"steps": 20, "hidden": 16}))
+    method, _ = catalogue.method(name, problem.protocol)
+    trial, _ = run_trial(problem, method, method.dials[0], 0)
+    assert trial.status == "ok", trial.reason
+    untrained = problem.initial(jax.random.split(keys(0)[0])[0])
+    before = problem.errors(problem.apply(untrained, key=None))
+    assert trial.errors["cross entropy"] < before["cross entropy"]
 
 
 class Penalty(Regularizer):

@@ -260,7 +260,6 @@ def test_random_ends_end_where_they_were_drawn() -> None:
 @pytest.mark.slow
 def test_euler_heun_with_an_estimate_converges_and_adapts() -> None:
     """dy = y o dW: e^W at the end, strong order 1 for one noise; a finer tolerance errs less."""
-    ends = np.array([0.0, 1.0])
 
     def solved(key: Any, dt0: Any, controller: Any) -> Any:
         path = GridBrownianPath(key, 0.0, 1.0, 1024, (), refinements=4)
@@ -269,7 +268,7 @@ def test_euler_heun_with_an_estimate_converges_and_adapts() -> None:
             dfx.ControlTerm(lambda t, y, args: y, path),
         )
         found = dfx.diffeqsolve(
-            *(terms, LambaEulerHeun(), *ends, dt0, jnp.float64(1.0)),
+            *(terms, LambaEulerHeun(), 0.0, 1.0, dt0, jnp.float64(1.0)),
             stepsize_controller=controller,
             max_steps=None,
             adjoint=dfx.ForwardMode(),
