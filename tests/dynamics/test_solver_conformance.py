@@ -67,14 +67,15 @@ def fixed(solver, begin, end, step, y, k, times):
         y,
         args=k,
         saveat=dfx.SaveAt(subs=[dfx.SubSaveAt(t1=True), dfx.SubSaveAt(ts=times)]),
-        max_steps=4096,
+        max_steps=512,
     ).ys
 
 
 @eqx.filter_jit
-def adaptive(solver, y, k, steps, level):
-    """To the event at which b_0 falls to a level, within some steps."""
-    return dfx.diffeqsolve(
+@eqx.filter_vmap(in_axes=(None, 0, 0, None, None))
+def adaptive(solver, y, k, level, tolerance):
+    """To the event at which b_0 falls to a level: times, values, steps, and which result."""
+    found = dfx.diffeqsolve(
         dfx.ODETerm(field),
         solver,
         0.0,
@@ -82,11 +83,17 @@ def adaptive(solver, y, k, steps, level):
         0.05,
         y,
         args=k,
-        stepsize_controller=dfx.PIDController(rtol=1e-5, atol=1e-5),
-        event=dfx.Event(lambda t, y, args, **_: y["b"][0] - level, optx.Newton(1e-7, 1e-7)),
-        max_steps=steps,
+        stepsize_controller=dfx.PIDController(rtol=tolerance, atol=tolerance),
+        event=dfx.Event(lambda t, y, args, **_: y["b"][0] - level, optx.Newton(1e-5, 1e-5)),
+        max_steps=200,
         throw=False,
     )
+    codes = jnp.stack([found.result == code for code in CODES])
+    return found.ts[-1], found.ys, found.stats["num_steps"], jnp.argmax(codes)
+
+
+CODES = (dfx.RESULTS.successful, dfx.RESULTS.event_occurred, dfx.RESULTS.max_steps_reached)
+ENDED, STOPPED, RAN_OUT = range(3)
 
 
 @pytest.fixture
@@ -95,14 +102,15 @@ def double():
         yield
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", cases("deferred-bdf4"))
 def test_order_dense_output_and_backward_time(name, double):
     solver = SOLVERS[name]
     order = solver.order(dfx.ODETerm(field))
     times = jnp.linspace(0.1, 1.0, 7, dtype="float64")
+    k, zero, one = (jnp.asarray(x) for x in (1.0, 0.0, 1.0))  # arrays, so that all is compiled once
     steps, errors, between = 1 / np.array(SIZES), [], []
     for step in steps:
-        end, dense = fixed(solver, 0.0, 1.0, step, start(), 1.0, times)
+        end, dense = fixed(solver, zero, one, jnp.asarray(step), start(), k, times)
         errors.append(np.linalg.norm(flat(end, -1) - flat(solution(1.0))))
         between.append(
             max(np.abs(flat(dense, i) - flat(solution(t))).max() for i, t in enumerate(times))
@@ -110,41 +118,32 @@ def test_order_dense_output_and_backward_time(name, double):
     assert abs(np.polyfit(np.log(steps), np.log(errors), 1)[0] - order) < 0.15
     # An output between steps may be one order worse, as its error does not pile up.
     assert np.polyfit(np.log(steps), np.log(between), 1)[0] > order - 0.3
-    end, dense = fixed(solver, 1.0, 0.0, -1 / 96, start(1.0), 1.0, 1.0 - times + 0.1)
+    end, dense = fixed(solver, one, zero, jnp.asarray(-1 / 96), start(1.0), k, 1.0 - times + 0.1)
     np.testing.assert_allclose(flat(end, -1), flat(solution(0.0)), atol=30 * errors[2] + 1e-12)
     np.testing.assert_allclose(flat(dense, 0), flat(solution(1.0)), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", cases("deferred-bdf3"))
-def test_adaptive_steps_events_and_results(name, double):
+def test_adaptive_steps_in_single_precision_batches_events_and_results(name):
     solver = SOLVERS[name]
-    found = adaptive(solver, start(), 1.0, 2048, jnp.asarray(-1.0))
-    assert found.result == dfx.RESULTS.successful
-    np.testing.assert_allclose(flat(found.ys, -1), flat(solution(1.0)), atol=2e-3)
-    stopped = adaptive(solver, start(), 1.0, 2048, jnp.asarray(0.8))
-    assert stopped.result == dfx.RESULTS.event_occurred
-    np.testing.assert_allclose(stopped.ts[-1], 0.25, atol=2e-3)
-    broken = adaptive(solver, start(), jnp.nan, 2048, jnp.asarray(-1.0))
-    assert broken.result == dfx.RESULTS.max_steps_reached
-
-
-@pytest.mark.parametrize("name", cases())
-def test_single_precision_batches_and_the_number_of_steps(name):
-    solver = SOLVERS[name]
-    many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start(dtype="float32"))
-
-    def run(y, k):
-        found = adaptive(solver, y, k, 5, jnp.float32(-1))
-        return found.ys, found.stats["num_steps"], found.result == dfx.RESULTS.max_steps_reached
-
-    ys, steps, ran_out = jax.vmap(run)(many, jnp.asarray([1.0, 0.5], jnp.float32))
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), start(dtype="float32"))
+    k = jnp.asarray([1.0, 0.5, jnp.nan], jnp.float32)
+    loose, tight, never = jnp.float32(3e-5), jnp.float32(1e-9), jnp.float32(-1)
+    _, ys, steps, codes = adaptive(solver, many, k, never, loose)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(ys))
-    np.testing.assert_array_equal(steps, 5)
-    assert np.all(ran_out)
+    np.testing.assert_array_equal(codes, [ENDED, ENDED, RAN_OUT])
+    for lane in (0, 1):
+        np.testing.assert_allclose(flat(ys, lane, -1), flat(solution(1.0, k[lane])), atol=2e-3)
+    times, _, _, codes = adaptive(solver, many, k, jnp.float32(0.8), loose)
+    np.testing.assert_array_equal(codes, [STOPPED, STOPPED, RAN_OUT])
+    np.testing.assert_allclose(times[:2], 0.25, atol=2e-3)
+    _, _, steps, codes = adaptive(solver, many, k, never, tight)
+    np.testing.assert_array_equal(steps, 200)
+    np.testing.assert_array_equal(codes, RAN_OUT)
 
 
 @pytest.mark.parametrize(
-    "name", ["msrktase3", pytest.param("deferred-bdf4", marks=pytest.mark.slow)]
+    "name", [n if n == "msrktase2" else pytest.param(n, marks=pytest.mark.slow) for n in SOLVERS]
 )
 def test_gradients_are_those_of_the_solution(name, double):
     """d/dk of exp(-k t^2) at t = 1 and of the start, by reverse mode through the steps."""
@@ -156,8 +155,8 @@ def test_gradients_are_those_of_the_solution(name, double):
         return end["b"][-1, 1]
 
     by_k, by_y = jax.jit(jax.grad(last, argnums=(0, 1)))(1.0, start())
-    np.testing.assert_allclose(by_k, -np.exp(-1.0), rtol=1e-4)
-    np.testing.assert_allclose(by_y["b"], [0, np.exp(-1.0)], atol=1e-4)
+    np.testing.assert_allclose(by_k, -np.exp(-1.0), rtol=2e-3)
+    np.testing.assert_allclose(by_y["b"], [0, np.exp(-1.0)], atol=1e-3)
     np.testing.assert_allclose(by_y["a"], 0, atol=1e-10)
 
 
