@@ -1,5 +1,7 @@
 """What the papers of this room promise, rerun: one file per family of methods."""
 
+from nearly.dynamics.claims import backward as backward
+from nearly.dynamics.claims import context as context
 from nearly.dynamics.claims import equivariant as equivariant
 from nearly.dynamics.claims import feynman_kac as feynman_kac
 from nearly.dynamics.claims import fractional as fractional
