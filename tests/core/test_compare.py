@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from nearly.core import measure
-from nearly.core.compare import compare, within
+from nearly.core.compare import _settings, compare, within
 from nearly.core.errors import InputError, Interrupted, NotWithin, UnknownName
 from nearly.core.frontier import Frontier
 from nearly.core.problem import Host, Tuned
@@ -401,3 +401,15 @@ def test_a_host_is_a_callable() -> None:
 def test_settings_are_plain_data(linear: Frontier) -> None:
     settings: Mapping[str, Any] = linear.settings
     assert settings["size"] == 60
+
+
+def test_settings_leave_out_arrays_and_tuples_of_them() -> None:
+    from protocols import Spd
+
+    class Held(Spd):
+        data: Any = (np.zeros(2), 3)
+        scales: tuple[float, ...] = (1.0, 2.0)
+
+    settings = _settings(Held())
+    assert settings["scales"] == [1.0, 2.0]
+    assert "data" not in settings

@@ -471,5 +471,11 @@ def _checked_unit(frontier: Frontier, work: str | None) -> Frontier:
 def _settings(problem: Problem) -> dict[str, Any]:
     """A problem's plain fields: what a frontier's file says it was measured on."""
     values = {f.name: getattr(problem, f.name, None) for f in fields(problem)}
-    small = (str, int, float, bool, tuple, type(None))
-    return plain({n: v for n, v in values.items() if isinstance(v, small) and v not in (None, "")})
+    return plain({n: v for n, v in values.items() if _small(v) and v not in (None, "")})
+
+
+def _small(value: Any) -> bool:
+    """Whether a field says something in a line: no arrays, nor tuples of them."""
+    if isinstance(value, tuple):
+        return all(map(_small, value))  # pyright: ignore[reportUnknownArgumentType]
+    return isinstance(value, (str, int, float, bool, type(None)))
