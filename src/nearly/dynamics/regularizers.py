@@ -160,7 +160,9 @@ class LocalEstimate(Regularizer):
     **Arguments:**
 
     - `kind`: `error` or `stiffness`. `dt0`: the length of the step; None: the controller's own
-      choice of a first step.
+      choice of a first step, as the authors'. That is shorter than those it takes later, more so
+      the looser the tolerances, and the error estimate goes with a high power: its weights are
+      larger, and a step like those of the solve (`dt0=0.1` over a unit of time) penalises better.
 
     The time is uniform (the unbiased choice), the solution there interpolated. Works with any
     adjoint. **Cost:** the calls of one step and two more, forwards and backwards.
