@@ -276,9 +276,9 @@ class ContextTraining(eqx.Module):
 
     Paper: neural-context-flows, whose sizes (contexts of 1,024 numbers, width 64, a pool of 6, Adam
     at 1e-4 for 24,000 gradients or more) take hours: the defaults here are for minutes, the rates
-    the best of three tried on other data. A pool of one context, another at each step, is an unbiased
-    draw of a larger one; at equal cost it led further (5e-4 after 3,000 gradients, 2e-3 after 1,000
-    with three). Adaptation is the paper's, at once for all environments.
+    the best of three tried on other data. A pool of one context, another at each step, is an
+    unbiased draw of a larger one; at equal cost it led further (an error of 5e-4 after 3,000
+    gradients, 2e-3 after 1,000 with three). Adaptation is the paper's, all environments at once.
     """
 
     order: int = 1
