@@ -97,20 +97,25 @@ class OneForEach(eqx.Module):
     dials: tuple[int, ...] = (100, 400)
 
     def __call__(self, problem: EnvironmentLearning, steps: float, *, key: Any) -> AdaptedField:
-        def trained(given: Environments) -> Any:
-            keys = jax.random.split(key, given.trajectories.shape[0])
-            start = eqx.filter_vmap(lambda k: _network(problem, self.width, k))(keys)
-            data = Whole(jax.tree.map(jnp.asarray, given))
-            return fit(
-                EachLoss(problem.substeps),
-                start,
-                data,
-                optimizer=self.optimizer,
-                steps=int(steps),
-                key=key,
-            ).model
+        known, new = (
+            self.train(problem, given, int(steps), key=key)
+            for given in (problem.train, problem.adapt)
+        )
+        return AdaptedField(PerEnvironment(), known, new)
 
-        return AdaptedField(PerEnvironment(), trained(problem.train), trained(problem.adapt))
+    def train(
+        self, problem: EnvironmentLearning, given: Environments, steps: int, *, key: Any
+    ) -> Perceptron:
+        """A network for each of the given environments, stacked."""
+        keys = jax.random.split(key, given.trajectories.shape[0])
+        return fit(
+            EachLoss(problem.substeps),
+            eqx.filter_vmap(lambda k: _network(problem, self.width, k))(keys),
+            Whole(jax.tree.map(jnp.asarray, given)),
+            optimizer=self.optimizer,
+            steps=steps,
+            key=key,
+        ).model
 
 
 # ---- weights that are affine in the context

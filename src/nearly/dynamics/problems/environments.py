@@ -94,12 +94,13 @@ class EnvironmentLearning(TrajectoryLearning):
     def errors(self, value: Any) -> Mapping[str, float]:
         known, new = value
         return {
-            "adapted": _mean_square(new, self.test.new),
-            "in-domain": _mean_square(known, self.test.known),
+            "adapted": mean_square(new, self.test.new),
+            "in-domain": mean_square(known, self.test.known),
         }
 
 
-def _mean_square(found: Any, held: Environments) -> float:
+def mean_square(found: Any, held: Environments) -> float:
+    """Of what solvers hand back, times in front, from held trajectories."""
     wrong = np.moveaxis(np.asarray(found, np.float64), 0, 2) - held.trajectories
     return float(np.mean(wrong**2))
 
