@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,7 @@ def each(problem: EnvironmentLearning, steps: int, *, key: Any) -> AdaptedField:
     return AdaptedField(PerEnvironment(), None, new)
 
 
-METHODS = {
+METHODS: dict[str, Callable[..., AdaptedField]] = {
     "t1": ncf_t1,
     "order 0": conditioned,
     "one for all": one_for_all,
