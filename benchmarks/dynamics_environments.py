@@ -40,8 +40,8 @@ def adaptation() -> list[Row]:
         "ours, one environment after the other": lambda: [
             adapt(flow, each, steps=500, key=KEY, optimizer=ADABELIEF) for each in _each(problem)
         ],
-        "a network for each (and for the known)": lambda: jax.tree.leaves(
-            one_for_each(problem, 500, key=KEY)
+        "a network for each": lambda: jax.tree.leaves(
+            one_for_each.train(problem, problem.adapt, 500, key=KEY)
         ),
     }
     return [{"peer": name, **pairs(ours, use, 3).row} for name, use in rivals.items()]
@@ -54,7 +54,7 @@ def _each(problem: Any) -> list[Any]:
 
 
 def modulation() -> list[Row]:
-    """20 gradients of training with self-modulation (order 1, a pool of 3), and without it."""
+    """20 gradients of training with self-modulation (order 1, a pool of 1), and without it."""
     problem = lotka_volterra_environments()
     ours, plain = (
         (lambda m=m: jax.tree.leaves(m.train(problem, 20, key=KEY))) for m in (ncf_t1, conditioned)
