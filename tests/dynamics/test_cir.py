@@ -15,8 +15,6 @@ from nearly.core.errors import InputError
 from nearly.dynamics.brownian import GridBrownianPath
 from nearly.dynamics.cir import DIE, CIRStepSize, CIRTerm, HOStS
 
-STEPS = (8, 16, 32, 64, 128)
-
 
 class NoNoise(dfx.AbstractBrownianPath[Any]):
     """A path that stands still."""
@@ -52,22 +50,6 @@ def test_die_solves_the_implicit_equation_of_the_root() -> None:
         level = 0.9 - 0.8**2 / (4 * a)
         step = h * (a * level / root - a * root) / 2
         np.testing.assert_allclose(root, np.sqrt(start) + step, rtol=1e-13)
-
-
-@pytest.mark.slow
-def test_strong_orders_at_low_volatility() -> None:
-    with jax.enable_x64(True):
-        path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 2048, (100,), dfx.SpaceTimeLevyArea)
-        term = CIRTerm(1.0, 1.0, 0.8, path)
-        start = jnp.ones(100)
-        truth = solved(HOStS(), 2048, term, start)
-        for solver, order in ((HOStS(), 1.5), (DIE(), 1.0)):
-            errors = [
-                float(jnp.sqrt(jnp.mean((solved(solver, n, term, start) - truth) ** 2)))
-                for n in STEPS
-            ]
-            slope = np.polyfit(np.log(STEPS), np.log(errors), 1)[0]
-            assert slope == pytest.approx(-order, abs=0.15)
 
 
 def adaptive(tolerance: float, key: Any, start: Any, **settings: Any) -> dfx.Solution:
@@ -110,22 +92,12 @@ def test_adaptive_steps_follow_the_rule_and_keep_the_mean() -> None:
 
 
 @pytest.mark.slow
-def test_an_ordinary_solver_takes_the_term_and_gradients_are_right() -> None:
+def test_an_ordinary_solver_takes_the_term() -> None:
     with jax.enable_x64(True):
         path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 64, (50,), dfx.SpaceTimeLevyArea)
-        start = jnp.ones(50)
-
-        @jax.jit
-        def mean(volatility: Any) -> Any:
-            term = CIRTerm(1.0, 1.0, volatility, path)
-            ends = dfx.diffeqsolve(term, HOStS(), 0.0, 1.0, 1 / 64, start).ys
-            return jnp.mean(ends), ends
-
-        usual = solved(dfx.Heun(), 64, CIRTerm(1.0, 1.0, 0.4, path), start)
-        np.testing.assert_allclose(mean(0.4)[1][-1], usual, atol=0.02)
-        slope = (mean(0.8 + 1e-6)[0] - mean(0.8 - 1e-6)[0]) / 2e-6
-        found, _ = jax.grad(mean, has_aux=True)(0.8)
-        assert found == pytest.approx(float(slope), rel=1e-4)
+        term = CIRTerm(1.0, 1.0, 0.4, path)
+        ours, usual = (solved(solver, 64, term, jnp.ones(50)) for solver in (HOStS(), dfx.Heun()))
+        np.testing.assert_allclose(ours, usual, atol=0.02)
 
 
 def test_mistakes_name_value_and_remedy() -> None:

@@ -12,6 +12,7 @@ from nearly.core.errors import InputError
 from nearly.core.lazy import load
 from nearly.dynamics.cir import CIRStepSize, HOStS
 from nearly.dynamics.problems.stochastic import cir, stochastic
+from nearly.dynamics.problems.stochastic_equations import JUDGES
 
 SOLVERS = catalogue.methods("sde-solvers")
 
@@ -30,7 +31,7 @@ def test_truths_agree_with_fine_solutions() -> None:
 
 def test_work_is_queries_and_calls_over_all_paths() -> None:
     problem = stochastic("gbm", paths=7, cells=16)
-    frontier = compare(problem, {"heun": dfx.EulerHeun()}, dials=[4], seeds=(0,))
+    frontier = compare(problem, {"heun": dfx.EulerHeun()}, dials=[4], seeds=(0,), timed=False)
     (run,) = frontier.runs
     assert run.work["queries"] == 7 * 4
     assert run.work["drift"] == 7 * 4
@@ -72,6 +73,17 @@ def test_no_increments_give_the_noncommutative_pair_more_than_half_an_order() ->
     assert 0 < problem.floor() < min(errors)
 
 
+@pytest.mark.slow
+def test_judges_of_the_same_paths_agree() -> None:
+    values, uncertainties = [], []
+    for judge in JUDGES:
+        problem = cir(1.5, paths=10, cells=1024, refinements=4, judge=judge)
+        values.append(problem.truth()["values"])
+        uncertainties.append(problem.floor())
+    assert max(uncertainties) < 0.02
+    np.testing.assert_allclose(values, np.broadcast_to(values[0], (4, 10, 1)), atol=0.05)
+
+
 def test_adaptive_dials_are_tolerances() -> None:
     problem = KINDS[0]
     method = {"solver": HOStS(), "stepsize_controller": CIRStepSize(1.0, 1e-9)}
@@ -85,6 +97,8 @@ def test_mistakes_name_value_and_remedy() -> None:
         stochastic("gbm", cells=100)
     with pytest.raises(InputError, match="unknown stochastic equation 'gmb'"):
         stochastic("gmb")
+    with pytest.raises(InputError, match="unknown judge of cir 'heun'"):
+        cir(judge="heun")
     with pytest.raises(InputError, match="paths=1"):
         stochastic("gbm", paths=1)
     with pytest.raises(InputError, match="int is no solver"):

@@ -288,8 +288,8 @@ def cir(
 ) -> StochasticProblem:
     """The Cox-Ingersoll-Ross equation of a volatility.
 
-    `judge` (hosts, die or die-constant) finds its truth, if adaptive at the first of `tolerances`;
-    the second is for what the truth is uncertain by.
+    `judge` (hosts, die, hosts-constant or die-constant) finds its truth, if adaptive at the first of
+    `tolerances`; the second is for what the truth is uncertain by.
     """
     if judge not in JUDGES:
         raise UnknownName("judge of cir", judge, JUDGES)

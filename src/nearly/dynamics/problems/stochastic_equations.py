@@ -151,15 +151,15 @@ class OrnsteinUhlenbeck(Diffusion):
         return math.exp(-r * self.end) * self.start + jnp.sum(weights * pushes)
 
 
-JUDGES = ("hosts", "die", "die-constant")
+JUDGES = ("hosts", "die", "hosts-constant", "die-constant")
 
 
 class CoxIngersollRoss(Diffusion):
     """dy = a (b - y) dt + s sqrt(y) dW (Ito), with a = b = 1 and a start of 1.
 
     Its truth is that of a `judge`: "hosts" or "die" with `CIRStepSize` at the finer of the
-    `tolerances`, or "die-constant" with a step for each cell of the path. Judge one solver by the
-    other, and, where the volatility leaves constant steps an order, adaptive ones by those.
+    `tolerances`, or either "-constant", with a step for each cell of the path. Judge one solver by
+    the other, or, where the volatility leaves constant steps an order, adaptive ones by those.
     """
 
     volatility: float = 2.2
@@ -178,9 +178,10 @@ class CoxIngersollRoss(Diffusion):
 
     @property
     def truth(self) -> Reference:
-        if self.judge == "die-constant":
-            return Reference({"solver": DIE()}, (1.0, 0.5))
-        solver = {"hosts": HOStS(), "die": DIE()}[self.judge]
+        scheme, _, constant = self.judge.partition("-")
+        solver = {"hosts": HOStS(), "die": DIE()}[scheme]
+        if constant:
+            return Reference({"solver": solver}, (1.0, 0.5))
         controller = CIRStepSize(1.0, 1e-12)  # as small as the path resolves
         return Reference({"solver": solver, "stepsize_controller": controller}, self.tolerances)
 
