@@ -288,7 +288,7 @@ def cir(
 ) -> StochasticProblem:
     """The Cox-Ingersoll-Ross equation of a volatility.
 
-    `judge` (hosts, die, hosts-constant or die-constant) finds its truth, if adaptive at the first of
+    `judge` (hosts, die, hosts-constant, die-constant) finds its truth, if adaptive at the first of
     `tolerances`; the second is for what the truth is uncertain by.
     """
     if judge not in JUDGES:
