@@ -12,6 +12,7 @@ from functools import cache
 from statistics import median
 from typing import Any, NamedTuple
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 
@@ -29,11 +30,13 @@ from nearly.dynamics.regularizers import (
 from nearly.dynamics.trainers import Trainer
 
 GLOBAL, LOCAL = "solver-heuristic-regularization", "locally-regularized-nde"
+STIFFNESS = "stiffness"
 BIASED = "locally, at the solver's own steps"
 SEEDS = (0, 1, 2)
 METHODS = {
     "plain": Trainer(Unregularized(), (0.0,)),
     GLOBAL: Trainer(GlobalEstimate("error"), (1.0,)),
+    STIFFNESS: Trainer(GlobalEstimate("stiffness", "maximum"), (1.0,)),
     LOCAL: Trainer(LocalEstimate("error", dt0=0.1), (1.0,)),
     BIASED: Trainer(LocalEstimateAtSteps("error", dt0=0.1), (1.0,)),
 }
@@ -41,7 +44,9 @@ METHODS = {
 # an accuracy clearly within half a point of the plain equation's.
 WEIGHTS = {
     ("annuli", GLOBAL): 0.1,
+    ("annuli", STIFFNESS): 0.1,
     ("annuli", LOCAL): 10.0,
+    ("annuli-backsolved", LOCAL): 10.0,
     ("digits-flow", GLOBAL): 1.0,
     ("digits-flow", BIASED): 30.0,
     ("spiral-sde", GLOBAL): 0.03,
@@ -54,6 +59,7 @@ def problem(name: str) -> NeuralEquation:
     """The instances of the claims."""
     makers: dict[str, Callable[[], NeuralEquation]] = {
         "annuli": annuli,
+        "annuli-backsolved": lambda: dataclasses.replace(annuli(), adjoint=dfx.BacksolveAdjoint()),
         "digits-flow": digits_flow,
         "spiral-sde": spiral,
     }
@@ -181,6 +187,26 @@ def half_the_evaluations_annuli() -> Sequence[float]:
 
 
 @claim(
+    GLOBAL,
+    "fewer-evaluations-annuli-by-stiffness",
+    cost="slow",
+    expected=_fewer(BAR, 0.75, "the largest stiffness estimate penalised"),
+)
+def fewer_evaluations_by_stiffness() -> Sequence[float]:
+    return nfe_ratios("annuli", STIFFNESS)
+
+
+@claim(
+    GLOBAL,
+    "equal-accuracy-annuli-by-stiffness",
+    cost="slow",
+    expected=_equal("the largest stiffness estimate penalised"),
+)
+def equal_accuracy_by_stiffness() -> Sequence[float]:
+    return lost("annuli", STIFFNESS)
+
+
+@claim(
     GLOBAL, "fewer-evaluations-digits", cost="slow", expected=_fewer(BAR, 0.75, "error penalised")
 )
 def fewer_evaluations_digits() -> Sequence[float]:
@@ -276,6 +302,20 @@ def local_fewer_evaluations_digits() -> Sequence[float]:
 @claim(LOCAL, "equal-accuracy-digits", cost="slow", expected=_equal("penalised locally"))
 def local_equal_accuracy_digits() -> Sequence[float]:
     return lost("digits-flow", BIASED)
+
+
+@claim(
+    LOCAL,
+    "fewer-evaluations-with-any-adjoint",
+    cost="slow",
+    expected=_fewer(
+        PUBLISHED + "; abstract: with any adjoint technique",
+        0.733,
+        "both trained with BacksolveAdjoint, penalised locally",
+    ),
+)
+def local_any_adjoint() -> Sequence[float]:
+    return nfe_ratios("annuli-backsolved", LOCAL)
 
 
 @claim(
