@@ -10,7 +10,7 @@ import pytest
 
 from nearly.dynamics.continuation import continue_orbit, fold
 from nearly.dynamics.orbits import extremal_orbits, multipliers, nearest_returns, shoot
-from nearly.dynamics.problems.time_average import LORENZ
+from nearly.dynamics.problems.time_average import LORENZ, SHEAR_FLOW_ORBIT, shear_flow
 from nearly.dynamics.sum_of_squares import PolynomialSystem, bound_average
 from nearly.errors import InputError, PrecisionError
 
@@ -125,6 +125,16 @@ def test_periods_follow_a_parameter_as_the_closed_form_does():
     np.testing.assert_allclose(start.period, np.pi, rtol=1e-9)
     slope = (near.period - start.period) / (near.parameters[0] - start.parameters[0])
     np.testing.assert_allclose(slope, -2 * np.pi / 4, rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_the_shear_flow_has_the_orbit_it_is_judged_by():
+    problem, (start, period) = shear_flow(), SHEAR_FLOW_ORBIT
+    with jax.enable_x64(True):
+        found = as_numbers(shoot(problem.system, jnp.asarray(start), period, most=5))
+    assert found.residual < 1e-10
+    np.testing.assert_allclose(found.period, period, rtol=1e-9)
+    np.testing.assert_allclose(found.average, problem.best, rtol=1e-9)
 
 
 @pytest.mark.slow

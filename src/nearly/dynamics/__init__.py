@@ -166,6 +166,7 @@ METHODS.update(
 PROBLEMS.update(
     {
         "lorenz-z4": Problem("nearly.dynamics.problems.time_average:lorenz_z4"),
+        "moehlis-faisst-eckhardt": Problem("nearly.dynamics.problems.time_average:shear_flow"),
         "free-particle": Problem("nearly.dynamics.problems.mechanics:free_particle"),
         "gravity": Problem("nearly.dynamics.problems.mechanics:gravity"),
         "pendulum": Problem("nearly.dynamics.problems.mechanics:pendulum"),

@@ -207,3 +207,27 @@ def shear_flow_system(reynolds: float = 100.0) -> PolynomialSystem:
 def lorenz_z4() -> TimeAverageBound:
     """The mean of z^4 over solutions of Lorenz's equations; largest on the shortest orbit."""
     return TimeAverageBound(system=LORENZ, best=592827.338, uncertainty=1e-9, name=LORENZ.name)
+
+
+# A point on the orbit of the largest perturbation energy known at a Reynolds number of 100, and its
+# period: found by `extremal_orbits` from the bound of degree 4; `shoot` closes it again.
+SHEAR_FLOW_ORBIT = (
+    (
+        *(0.3247751627852698, 0.04822019529754003, 0.01244098909331237),
+        *(0.06618184840356996, -0.10192509384713778, -0.2730217640464021),
+        *(-0.06702204400465615, -0.08566464207627457, -0.08229908725136856),
+    ),
+    75.15267464228832,
+)
+
+
+def shear_flow() -> TimeAverageBound:
+    """The mean perturbation energy of the nine-mode shear flow at a Reynolds number of 100."""
+    system = shear_flow_system()
+    return TimeAverageBound(
+        system=system,
+        best=0.5882907445727309,
+        uncertainty=1e-9,
+        degrees=(2, 4),
+        name=system.name,
+    )
