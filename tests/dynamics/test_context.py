@@ -238,7 +238,7 @@ def test_methods_learn_and_are_charged(method: Any) -> None:
     assert few.status == more.status == "ok", more.reason
     assert more.errors["in-domain"] < few.errors["in-domain"]
     assert more.work["nfe"] == 2 * 3 * 4  # known and new, three intervals, four stages
-    assert more.setup_work["nfe vjps"] > 60 * 3 * 4
+    assert more.setup_work["nfe vjps"] >= 60 * 3 * 4
 
 
 @pytest.mark.slow
