@@ -79,6 +79,12 @@ def test_a_rectifier_has_no_acceleration():
     np.testing.assert_array_equal(missed, np.stack([np.zeros(7), places], -1))
 
 
+def test_the_dial_is_a_residual_that_networks_can_reach():
+    problem = free_particle()
+    assert problem.dials(SMALL) == Unsupervised.dials
+    assert len(problem.dials(lambda field, start, times, tolerance: start)) == 8
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [free_particle, gravity], ids=["free", "gravity"])
 def test_simple_motions_are_learned(make):

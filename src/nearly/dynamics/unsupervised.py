@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -103,6 +103,7 @@ class Unsupervised(eqx.Module):
     [-1, 1] before it enters a network.
     """
 
+    dials: ClassVar[tuple[float, ...]] = (0.3, 0.1, 0.03, 0.01)
     width: int = 32
     depth: int = 2
     activation: Activation = gelu

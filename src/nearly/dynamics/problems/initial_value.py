@@ -61,7 +61,8 @@ class InitialValueProblem(Problem):
       Kvaerno5, or Tsit5 where `stiff` is false, a `PIDController` and the default adjoint);
     - a mapping of keyword arguments of `diffrax.diffeqsolve`. With a `ConstantStepSize` the dial is
       the number of steps, with any other controller the relative tolerance;
-    - a function `(field, start, times, tolerance) -> values [times, d]` that JAX can trace;
+    - a function `(field, start, times, tolerance) -> values [times, d]` that JAX can trace; it may
+      say its own `dials`, where tolerances are no good to it;
     - a `nearly.Host` of `(function, jacobian, start, times, rtol, atol) -> (values, counts)` on
       NumPy arrays, the counts by unit, such as `{"factorisations*": 12}`. The function of an
       `Oscillator` has its `coefficient` (of arrays) and `epsilon` too.
@@ -118,6 +119,8 @@ class InitialValueProblem(Problem):
             raise InputError(f"max_steps {self.max_steps} must be at least 1")
 
     def dials(self, method: Any) -> Sequence[float]:
+        if hasattr(method, "dials"):
+            return method.dials
         if _is_fixed(method):
             return STEP_COUNTS
         return TOLERANCES[:3] if self.dtype == "float32" else TOLERANCES[: 6 if self.stiff else 8]
