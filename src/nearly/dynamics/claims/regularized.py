@@ -9,7 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from statistics import median
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 import diffrax as dfx
@@ -33,6 +33,7 @@ GLOBAL, LOCAL = "solver-heuristic-regularization", "locally-regularized-nde"
 STIFFNESS = "stiffness"
 BIASED = "locally, at the solver's own steps"
 SEEDS = (0, 1, 2)
+OTHER_SEEDS = (3, 4, 5, 6, 7)
 METHODS = {
     "plain": Trainer(Unregularized(), (0.0,)),
     GLOBAL: Trainer(GlobalEstimate("error"), (1.0,)),
@@ -44,6 +45,8 @@ METHODS = {
 # an accuracy clearly within half a point of the plain equation's.
 WEIGHTS = {
     ("annuli", GLOBAL): 0.1,
+    ("annuli-mildly", GLOBAL): 0.03,
+    ("annuli-mildly", LOCAL): 3.0,
     ("annuli", STIFFNESS): 0.1,
     ("annuli", LOCAL): 10.0,
     ("annuli-backsolved", LOCAL): 10.0,
@@ -59,6 +62,7 @@ def problem(name: str) -> NeuralEquation:
     """The instances of the claims."""
     makers: dict[str, Callable[[], NeuralEquation]] = {
         "annuli": annuli,
+        "annuli-mildly": annuli,
         "annuli-backsolved": lambda: dataclasses.replace(annuli(), adjoint=dfx.BacksolveAdjoint()),
         "digits-flow": digits_flow,
         "spiral-sde": spiral,
@@ -103,14 +107,14 @@ def compiled(name: str, method: str) -> None:
         METHODS[method](problem(name), 0.0, key=jax.random.key(99), steps=2)
 
 
-def nfe_ratios(name: str, method: str) -> list[float]:
+def nfe_ratios(name: str, method: str, seeds: Sequence[int] = SEEDS) -> list[float]:
     """Evaluations of the held-out prediction, with the penalty over without."""
-    return [trained(name, method, s).nfe / trained(name, "plain", s).nfe for s in SEEDS]
+    return [trained(name, method, s).nfe / trained(name, "plain", s).nfe for s in seeds]
 
 
-def lost(name: str, method: str) -> list[float]:
+def lost(name: str, method: str, seeds: Sequence[int] = SEEDS) -> list[float]:
     """By how much the held-out error grew with the penalty."""
-    return [trained(name, method, s).error - trained(name, "plain", s).error for s in SEEDS]
+    return [trained(name, method, s).error - trained(name, "plain", s).error for s in seeds]
 
 
 def training_ratios(name: str, method: str) -> list[float]:
@@ -184,6 +188,29 @@ def equal_accuracy_annuli() -> Sequence[float]:
 )
 def half_the_evaluations_annuli() -> Sequence[float]:
     return nfe_ratios("annuli", GLOBAL)
+
+
+def _mildly() -> Expected:
+    return dataclasses.replace(
+        _equal("penalised with a third of the weight, mean of five seeds"),
+        source="derived: as at the full weight, where three seeds leave it open; one training "
+        "errs by more than half a point from another, their mean by less",
+    )
+
+
+@claim(GLOBAL, "equal-accuracy-annuli-mildly", cost="slow", expected=_mildly())
+def equal_accuracy_annuli_mildly() -> float:
+    return mean(lost("annuli-mildly", GLOBAL, OTHER_SEEDS))
+
+
+@claim(
+    GLOBAL,
+    "fewer-evaluations-annuli-mildly",
+    cost="slow",
+    expected=_fewer(BAR, 0.75, "error penalised with a third of the weight"),
+)
+def fewer_evaluations_annuli_mildly() -> Sequence[float]:
+    return nfe_ratios("annuli-mildly", GLOBAL, OTHER_SEEDS)
 
 
 @claim(
@@ -290,6 +317,21 @@ def local_fewer_evaluations_annuli() -> Sequence[float]:
 @claim(LOCAL, "equal-accuracy-annuli", cost="slow", expected=_equal("penalised locally"))
 def local_equal_accuracy_annuli() -> Sequence[float]:
     return lost("annuli", LOCAL)
+
+
+@claim(LOCAL, "equal-accuracy-annuli-mildly", cost="slow", expected=_mildly())
+def local_equal_accuracy_annuli_mildly() -> float:
+    return mean(lost("annuli-mildly", LOCAL, OTHER_SEEDS))
+
+
+@claim(
+    LOCAL,
+    "fewer-evaluations-annuli-mildly",
+    cost="slow",
+    expected=_fewer(PUBLISHED, 0.733, "penalised locally with a third of the weight"),
+)
+def local_fewer_evaluations_annuli_mildly() -> Sequence[float]:
+    return nfe_ratios("annuli-mildly", LOCAL, OTHER_SEEDS)
 
 
 @claim(
