@@ -22,8 +22,8 @@ from nearly.dynamics.trainers import Objective, Trainer
 METHODS = {
     "ernode": (trainers.ernode, 0.1),
     "srnode": (trainers.srnode, 0.1),
-    "lrnde": (trainers.lrnde, 1000.0),
-    "lrnde-biased": (trainers.lrnde_biased, 1000.0),
+    "lrnde": (trainers.lrnde, 10.0),
+    "lrnde-biased": (trainers.lrnde_biased, 10.0),
     "steer": (trainers.steer, 0.5),
     "taynode": (trainers.taynode, 0.01),
     "rnode": (trainers.rnode, 0.01),
