@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from nearly.core.errors import InputError, UnknownName
 from nearly.core.problem import Host, Problem
@@ -116,19 +118,23 @@ def spectral(
     slope = _differentiation(nodes) * 2 / (high - low)
     s = low + (nodes + 1) / 2 * (high - low)
     with jax.enable_x64(True):
-        parts = jax.vmap(equation.coefficients)(jnp.asarray(s))
-        start = np.asarray(jax.vmap(equation.initial)(jnp.exp(jnp.asarray(s))))
-    diffusion, drift, potential = (np.asarray(part)[:, None] for part in parts)
+        parts = _on_nodes(equation, jnp.asarray(s))
+    start, diffusion, drift, potential = (np.asarray(part)[:, None] for part in parts)
     generator = diffusion**2 / 2 * (slope @ slope) + drift * slope - np.diag(potential[:, 0])
     # Zero slope at both ends says what the values there are, given those inside.
     ends, inside = np.array([0, degree]), np.arange(1, degree)
     lift = -np.linalg.solve(slope[ends][:, ends], slope[ends][:, inside])
     reduced = generator[inside][:, inside] + generator[inside][:, ends] @ lift
     values = np.empty(degree + 1)
-    values[inside] = expm(equation.horizon * reduced) @ start[inside]
+    values[inside] = expm(equation.horizon * reduced) @ start[inside, 0]
     values[ends] = lift @ values[inside]
     order = np.random.default_rng(0).permutation(degree + 1)  # products of its weights overflow
     return BarycentricInterpolator(s[order], values[order])(logs)
+
+
+@eqx.filter_jit
+def _on_nodes(equation: VariableExponents, s: Array) -> tuple[Array, ...]:
+    return jax.vmap(equation.initial)(jnp.exp(s)), *jax.vmap(equation.coefficients)(s)
 
 
 def _differentiation(nodes: np.ndarray) -> np.ndarray:
