@@ -92,12 +92,15 @@ def _torch_generator() -> Callable[[], Any]:
             return self.drift(inputs), spread
 
     equation = Equation()
-    initial = torch.nn.Linear(STATE, STATE)
+    initial = torch.nn.Sequential(
+        torch.nn.Linear(STATE, WIDTH), torch.nn.SiLU(), torch.nn.Linear(WIDTH, STATE)
+    )
     readout = torch.nn.Linear(STATE, 1)
     times = torch.linspace(0, 1, STEPS + 1)
 
     def step() -> Any:
-        equation.zero_grad()
+        for part in (equation, initial, readout):
+            part.zero_grad()
         states = torchsde.sdeint_adjoint(
             equation,
             initial(torch.randn(BATCH, STATE)),
