@@ -222,6 +222,18 @@ def target(equation: BackwardEquation, path: Path) -> Float[Array, " outputs"]:
     return equation.payoff(path.times[at], path.states[at], path.side, path.seen[at])
 
 
+def _costs(equation: BackwardEquation, path: Path) -> Array:
+    """The driver along a path, were Y and Z zero: what costs and gains there are on the way."""
+    nothing = jnp.zeros(equation.outputs, path.times.dtype)
+    still = jnp.zeros((equation.outputs, equation.noises), path.times.dtype)
+    drives = jax.vmap(lambda t, x, seen: equation.driver(t, x, nothing, still, seen))(
+        path.times[:-1], path.states[:-1], path.seen[:-1]
+    )
+    widths = path.times[1:] - path.times[:-1]
+    held = jnp.where(jnp.arange(widths.size) < path.exit, widths, 0)
+    return held @ drives
+
+
 def likelihood_ratio(equation: BackwardEquation, path: Path) -> Float[Array, ""]:
     """The density of a path, up to its end, under the measure without tilt over that with it."""
     if equation.tilt is None:
@@ -264,13 +276,13 @@ class DeepBSDE(eqx.Module):
     - `steps`: of Euler's scheme, equidistant.
     - `hidden`: widths of the network's hidden layers. `batch`: paths drawn for each training step.
     - `iterations`: training steps of Adam at `rate`, falling to a hundredth of it; Y_0 rests for
-      the first half and then moves at a tenth of the rate. What is handed back is the moving
+      the first half and then moves at a quarter of the rate. What is handed back is the moving
       average of the weights, over about the last hundred steps.
     - `between`: see `simulate`.
 
     Differs from the usual implementation: one network for all times instead of one for each (as in
-    the paper), Y_0 starts at the mean of the payoff over a pilot batch and everything is scaled by
-    what that batch shows.
+    the paper), Y_0 starts at the mean over a pilot batch of the payoff and of what the driver gives
+    for Y = Z = 0, and everything is scaled by what that batch shows.
 
     Cost: `iterations * batch * steps` evaluations of the network and their gradient.
     """
@@ -326,14 +338,14 @@ def _adam(rate: float, iterations: int) -> optax.GradientTransformation:
 
 @lru_cache(32)
 def _adam_and_start(rate: float, iterations: int) -> optax.GradientTransformation:
-    """Adam; Y_0 rests for the first half, then moves at a tenth of the rate.
+    """Adam; Y_0 rests for the first half, then moves at a quarter of the rate.
 
     While Z is wrong Y_0 has no right value: under a tilt the mean of Z's part is not zero, and an
     Y_0 that follows it moves far away along a flat valley.
     """
     half = iterations // 2
     late = optax.join_schedules(
-        [optax.constant_schedule(0.0), optax.exponential_decay(rate / 10, iterations - half, 0.01)],
+        [optax.constant_schedule(0.0), optax.exponential_decay(rate / 4, iterations - half, 0.01)],
         [half],
     )
 
@@ -348,7 +360,7 @@ def _adam_and_start(rate: float, iterations: int) -> optax.GradientTransformatio
 def _begin(
     paths: _Paths, hidden: tuple[int, ...], pilot_key: Any, network_key: Any
 ) -> BackwardSolution:
-    """Y_0 from the mean payoff of a pilot batch, a network scaled by what the batch shows.
+    """Y_0 from the means of a pilot batch, a network scaled by what the batch shows.
 
     This guess weighs tilted paths by their likelihood ratios; the training needs none.
     """
@@ -356,9 +368,9 @@ def _begin(
     states = equation.active or equation.start.size
     noises = equation.active or equation.noises
     inputs = jnp.concatenate([pilot.times[..., None], pilot.states[..., :states]], axis=-1)
-    payoffs = jax.vmap(lambda path: target(equation, path))(pilot)
-    scale = jnp.std(payoffs, axis=0)
-    weighed = jax.vmap(lambda path: likelihood_ratio(equation, path))(pilot)[:, None] * payoffs
+    totals = jax.vmap(lambda path: target(equation, path) + _costs(equation, path))(pilot)
+    scale = jnp.std(totals, axis=0)
+    weighed = jax.vmap(lambda path: likelihood_ratio(equation, path))(pilot)[:, None] * totals
     doubt = jnp.std(weighed, axis=0)
     sizes = (states + 1, *hidden, equation.outputs * noises)
     network = mlp(sizes, network_key, jnp.tanh, 1.0, equation.start.dtype)

@@ -19,6 +19,8 @@ from nearly.core.tally import tally
 from nearly.dynamics.bsde import STEPS, BackwardEquation
 from nearly.dynamics.market import Market, Obligor
 
+NEGLIGIBLE = 1e-4  # what is less, beside the largest value asked for, is not judged
+
 
 class Found(eqx.Module):
     """What a method found, by name, and the path steps it took."""
@@ -61,10 +63,12 @@ class _ValuesAtStart(Problem):
         return ()  # a use reads a number; the set-up's seconds are the method's
 
     def errors(self, value: Mapping[str, Any]) -> Mapping[str, float]:
+        truths = self.truths()
+        least = NEGLIGIBLE * max(map(abs, truths.values()))
         found = {
             name: abs(float(value[name]) - truth) / abs(truth)
-            for name, truth in self.truths().items()
-            if truth
+            for name, truth in truths.items()
+            if abs(truth) > least
         }
         return {self.error_name: max(found.values()), **found}
 
@@ -223,8 +227,8 @@ class ValuationAdjustments(_ValuesAtStart):
 
     A method (protocol `xva-solvers`) is a function `(market, dial, *, key, dtype)` to the values by
     name (see `nearly.dynamics.xva.ADJUSTMENTS`), or to something with a `report()` of them. The
-    error is the largest relative one of those that are not zero; each stands beside it. Work is
-    counted in path steps, inner ones included.
+    error is the largest relative one of those that are not negligible; each stands beside it. Work
+    is counted in path steps, inner ones included.
 
     The truth is by quadrature in time and in the geometric mean, from the laws of the first
     passages; so the parties' assets must be independent of the portfolio's.
