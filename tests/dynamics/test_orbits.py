@@ -63,10 +63,11 @@ def test_a_guess_that_leads_nowhere_has_a_large_residual():
 @pytest.mark.slow
 def test_returns_are_near_on_a_circle():
     with jax.enable_x64(True):
-        starts, periods, ratios = as_numbers(
+        starts, periods, ratios, averages = as_numbers(
             nearest_returns(CYCLE, jnp.asarray([np.sqrt(SQUARE), 0.0]), 12.0, 4.0, samples=401)
         )
     np.testing.assert_allclose(periods[0], 2 * np.pi, atol=0.05)
+    np.testing.assert_allclose(averages[0], SQUARE / 2, rtol=0.01)
     assert ratios[0] < 0.01 and ratios[2] == np.inf and starts.shape == (3, 2)
 
 
