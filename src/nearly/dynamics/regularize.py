@@ -325,7 +325,7 @@ def uniform_time(key: Key[Array, ""], t0: Any, t1: Any) -> Float[Array, ""]:
 
     Hand it to the solve, `SaveAt(ts=[t, t1])`, for the solution there (interpolated).
     """
-    dtype = jnp.result_type(t0, t1, jnp.float32)
+    dtype = jnp.result_type(t0, t1, float)
     return jax.random.uniform(key, (), dtype, t0, t1)
 
 
@@ -351,7 +351,7 @@ def uniform_step(key: Key[Array, ""], solution: Any) -> tuple[Any, Any]:
 
 def uniform_end(key: Key[Array, ""], t1: Any, width: Any) -> Float[Array, ""]:
     """A random end of training's solves, uniform within `width` of `t1`: STEER."""
-    dtype = jnp.result_type(t1, jnp.float32)
+    dtype = jnp.result_type(t1, float)
     return t1 + width * jax.random.uniform(key, (), dtype, -1, 1)
 
 
