@@ -97,6 +97,17 @@ def test_many_steps_approach_the_solution_of_the_equation() -> None:
     np.testing.assert_allclose(np.log2(errors[0] / errors[1]), 1, atol=0.15)
 
 
+def test_with_features_at_rest_the_steps_are_those_of_a_symplectic_solver() -> None:
+    with jax.enable_x64(True):
+        model = strong(segno(KEY, width=8, steps=5, rate=0, span=2.0, dtype=jnp.float64))
+        terms, state = model.separable(some(3))
+        solution = dfx.diffeqsolve(terms, dfx.SemiImplicitEuler(), 0.0, 2.0, 0.4, state)
+        assert solution.ys is not None
+        np.testing.assert_allclose(solution.ys[1][-1], model(some(3)), rtol=1e-12)
+    with pytest.raises(InputError, match="rate of 8"):
+        segno(KEY, width=2).separable(some(dtype=np.float32))
+
+
 def test_gradients_are_those_of_finite_differences_also_at_rest() -> None:
     with jax.enable_x64(True):
         model = strong(segno(KEY, width=4, steps=2, dtype=jnp.float64))
@@ -121,6 +132,8 @@ def test_bad_settings_name_the_value() -> None:
         segno(KEY, steps=0)
     with pytest.raises(InputError, match="span -1"):
         segno(KEY, span=-1.0)
+    with pytest.raises(InputError, match="rate -1"):
+        segno(KEY, width=2, rate=-1)
     with pytest.raises(InputError, match="width 0"):
         segno(KEY, width=0)
     with pytest.raises(InputError, match="factor 0"):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -110,8 +111,7 @@ class SEGNO(eqx.Module):
     `h += phi_h`. So the states on the way are states of the motion, and the number of parameters
     does not depend on the number of steps.
 
-    **Arguments:** see `segno`, which makes one; `rate` is the number of steps it is trained with,
-    which gives the features their speed.
+    **Arguments:** see `segno`, which makes one; `rate` gives the features their speed.
 
     **Called** with `Bodies`, it returns their positions at the end; `path` those after each step.
 
@@ -131,6 +131,8 @@ class SEGNO(eqx.Module):
     def __check_init__(self) -> None:
         if self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1, such as 8")
+        if self.rate < 0:
+            raise InputError(f"rate {self.rate} must not be negative: 0 keeps the features")
         if not (self.span > 0 and math.isfinite(self.span)):
             raise InputError(f"span {self.span} must be a positive, finite time, such as 1.0")
 
@@ -171,6 +173,31 @@ class SEGNO(eqx.Module):
         acceleration, change = self.interaction(features, positions, edges)
         return velocities, acceleration, self.rate / self.span * change
 
+    def separable(self, bodies: Bodies) -> tuple[tuple[Any, Any], tuple[Vectors, Vectors]]:
+        """Terms and the state (velocities, positions) for diffrax's symplectic solvers.
+
+        `diffrax.SemiImplicitEuler` in `steps` steps is the model itself; `ReversibleAdjoint` then
+        needs no memory of them. Raises `InputError` where the features change on the way: use
+        `field`.
+        """
+        if self.rate:
+            raise InputError(
+                f"the features change at a rate of {self.rate}, so the motion does not separate: "
+                "make the model with rate=0, or give a solver its `field`"
+            )
+        positions, velocities, features = self.initial(bodies)
+        edges = bodies.edges
+
+        def accelerate(t: Any, positions: Any, args: Any) -> Any:
+            del t, args
+            return self.interaction(features, positions, edges)[0]
+
+        def drift(t: Any, velocities: Any, args: Any) -> Any:
+            del t, args
+            return velocities
+
+        return (dfx.ODETerm(accelerate), dfx.ODETerm(drift)), (velocities, positions)
+
     def refined(self, factor: int) -> SEGNO:
         """The same equation of motion in `factor` times as many steps."""
         if factor < 1:
@@ -179,19 +206,30 @@ class SEGNO(eqx.Module):
 
 
 def segno(
-    key: Any, *, width: int = 64, steps: int = 8, span: float = 1.0, dtype: Any = jnp.float32
+    key: Any,
+    *,
+    width: int = 64,
+    steps: int = 8,
+    span: float = 1.0,
+    rate: int | None = None,
+    dtype: Any = jnp.float32,
 ) -> SEGNO:
     """A `SEGNO` at its random start.
 
-    **Arguments:** `width` of features and messages; `steps` between the two snapshots; `span`, the
-    time between them in that of the velocities.
+    **Arguments:**
 
-    Raises `InputError` for a number below 1 or a span that is not positive. Paper: segno.
+    - `width` of features and messages; `steps` between the two snapshots; `span`, the time between
+      them in that of the velocities.
+    - `rate`: how often the features change in that time: the paper's once a step, by default; 0
+      leaves them as they are at the start, see `SEGNO.separable`.
+
+    Raises `InputError` for a width or steps below 1, a negative rate, a span that is not positive.
+    Paper: segno.
     """
     first, second = jax.random.split(key)
     interaction = Interaction(width, second, dtype=dtype)
     embed = eqx.nn.Linear(1, width, dtype=dtype, key=first)
-    return SEGNO(embed, interaction, steps, steps, span)
+    return SEGNO(embed, interaction, steps, steps if rate is None else rate, span)
 
 
 class Layer(eqx.Module):

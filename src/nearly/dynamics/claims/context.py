@@ -50,9 +50,9 @@ def adapted(name: str, seed: int) -> float:
     problem = lotka_volterra_environments(seed=1000 + seed)
     model = METHODS[name](problem, STEPS, key=jax.random.key(seed))
     held = problem.test.new
-    solve = jax.jit(lambda m, args: runge_kutta(m.field, *args, m.new, problem.substeps))
-    found = solve(model, (jnp.asarray(held.starts), jnp.asarray(held.times)))
-    return mean_square(found, held)
+    starts, times = jnp.asarray(held.starts), jnp.asarray(held.times)
+    solve = jax.jit(lambda m, y: runge_kutta(m.field, y, times, m.new, problem.substeps))
+    return mean_square(solve(model, starts), held)
 
 
 def ratios(rival: str) -> list[float]:
