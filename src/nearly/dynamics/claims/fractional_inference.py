@@ -123,9 +123,9 @@ def bridge_error(hurst: float, seed: int) -> float:
         scaled="control of 2 layers of 64 for 1,000, 100 steps for 200, 1,000 updates for 2,000, "
         "without the mean-reverting bridges",
     ),
-    limits="with H = 0.3 the last of the 100 steps alone adds noise of deviation 0.34, which a control "
-    "that is constant in it cannot take away: 0.33 is found at the end, where 0.10 is true (with "
-    "H = 0.7 the step adds 0.05 and the claim's figure is 0.06, 0.03 after 4,000 updates)",
+    limits="with H = 0.3 the last of the 100 steps alone adds noise of deviation 0.34, which a "
+    "control that is constant in it cannot take away: 0.33 is found at the end, where 0.10 is true "
+    "(with H = 0.7 and seed 0 the step adds 0.05 and the figure is 0.06, 0.03 after 4,000 updates)",
 )
 def bridge_variance() -> list[float]:
     return [max(bridge_error(hurst, seed) for hurst in (0.3, 0.7)) for seed in SEEDS]
@@ -255,9 +255,9 @@ _SCALED = (
         "twice again for three seeds",
         scaled=_SCALED,
     ),
-    limits="the bound, not the data: the exact likelihood of the same series is greatest at 0.72, 0.68 "
-    "and 0.70, with deviations of 0.02; the bound found is 29 to 46 nats below the evidence, and "
-    "less so at larger H, where a step adds less noise",
+    limits="the bound, not the data: the exact likelihood of the same series is greatest at 0.72, "
+    "0.68 and 0.70, with deviations of 0.02; the bound found is 29 to 46 nats below the evidence "
+    "there, 119 to 135 at 1/2, where a step adds more noise",
 )
 def hurst_index_by_the_bound() -> list[float]:
     indices, _ = learned(SEEDS)
