@@ -156,9 +156,11 @@ def _exit(
 
 
 class BackwardSolution(eqx.Module):
-    """Y_0 [outputs], and Z as a function `(t, x) -> [outputs, noises]`.
+    """Y_0 [outputs], as `initial`, and Z as a function `(t, x) -> [outputs, noises]`, as `control`.
 
-    Handed to diffrax, optax or a caller's own code it is a pytree like any other.
+    **Arguments:** trained are `moved`, how far Y_0 went from its `guess` in units of the guess's
+    `doubt`, and the `network`; its inputs (t, x) are centred at `centre` and divided by `spread`,
+    its outputs are in units of `scale`, the deviation of the payoff.
     """
 
     equation: BackwardEquation
