@@ -60,8 +60,8 @@ def end_ratios(law: str) -> list[float]:
         "Table 1: .433e-2 against .711e-2",
         scaled=SCALED,
     ),
-    limits="As for gravity: the training sees a twenty-fifth of the paper's examples, and there the "
-    "ratio fell from 0.73 after 2,000 steps to 0.56 after 8,000 (one seed, other data).",
+    limits="As for gravity: the training sees a twenty-fifth of the paper's examples, and there "
+    "the ratio fell from 0.73 after 2,000 steps to 0.56 after 8,000 (one seed, other data).",
 )
 def charged_bodies_beside_egnn() -> list[float]:
     return end_ratios("charged")
@@ -123,8 +123,8 @@ def states_on_the_way() -> list[float]:
         "error of the size of the way itself, 0.02 to 0.3, beside 0.005 at the end",
         scaled=SCALED,
     ),
-    limits="SEGNO's own states are not yet good: the ratio grows as the training goes on, to 27 for "
-    "gravity after 8,000 steps (one seed, other data).",
+    limits="SEGNO's own states are not yet good: the ratio grows as the training goes on, to 27 "
+    "for gravity after 8,000 steps (one seed, other data).",
 )
 def layers_are_not_on_the_way() -> list[float]:
     ratios: list[float] = []
