@@ -13,7 +13,7 @@ import pytest
 
 from nearly.core import catalogue
 from nearly.core.errors import InputError
-from nearly.core.measure import keys, run_trial
+from nearly.core.measure import keys, run_trial, to_host
 from nearly.core.tally import tally
 from nearly.dynamics.problems.neural_equations import (
     FlowClassification,
@@ -109,9 +109,8 @@ def test_every_catalogued_trainer_trains(name: str) -> None:
     method, _ = catalogue.method(name, problem.protocol)
     trial, _ = run_trial(problem, method, method.dials[0], 0)
     assert trial.status == "ok", trial.reason
-    untrained = problem.initial(jax.random.split(keys(0)[0])[0])
-    before = problem.errors(problem.apply(untrained, key=None))
-    assert trial.errors["cross entropy"] < before["cross entropy"]
+    before = untrained_errors(problem)["cross entropy"]
+    assert trial.errors["cross entropy"] < before
 
 
 class Penalty(Regularizer):
@@ -150,15 +149,21 @@ def test_a_training_whose_solves_fail_diverges() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ernode", "lrnde", "lrnde-biased"])
+@pytest.mark.parametrize("name", ["ernode", "lrnde-biased"])
 def test_the_spiral_is_learned_with_each_penalty(name: str) -> None:
     problem = spiral(paths=40, steps=60)
     method, _ = catalogue.method(name, problem.protocol)
     trial, _ = run_trial(problem, method, method.dials[0], 0)
     assert trial.status == "ok", trial.reason
-    untrained = run_trial(dataclasses.replace(problem, steps=1), method, 0.0, 0)[0]
-    assert trial.errors["moments"] < 0.8 * untrained.errors["moments"]
+    assert trial.errors["moments"] < 0.8 * untrained_errors(problem)["moments"]
     assert trial.work["nfe"] % 6 == 0  # three calls of the drift and three of the diffusion
+
+
+def untrained_errors(problem: Any) -> Any:
+    """Those of the model that training with seed 0 begins with."""
+    build, use = keys(0)
+    model = problem.initial(jax.random.split(build)[0])
+    return problem.errors(to_host(eqx.filter_jit(problem.apply)(model, key=use)))
 
 
 def test_batches_know_how_far_training_is() -> None:
