@@ -95,9 +95,9 @@ def henon_heiles_motion() -> InitialValueProblem:
         "1%, as a plot shows no less",
         scaled="an energy of 1/12, 10 units of time",
     ),
-    limits="training is far from its end when 15 seconds are over, and slow to get there: on another "
-    "orbit of the system 300 steps of L-BFGS leave 7%, 1,000 leave 4%; a start that holds by "
-    "construction, or weighs 100 times more, leaves networks in a minimum with a drift above 100%",
+    limits="training is slow to end: on another orbit of the system 300 steps of L-BFGS leave 7%, "
+    "1,000 leave 4%; a start that holds by construction, or weighs 100 times more, leaves networks "
+    "in a minimum with a drift above 100%",
 )
 def energy_is_kept() -> list[float]:
     problem = henon_heiles_motion()
