@@ -146,7 +146,9 @@ METHODS.update(
         ),
         "deep-xva": _backward("xva:deep_xva", "xva-solvers"),
         "deep-xva-tilted": _backward("xva:tilted_deep_xva", "xva-solvers", default=False),
-        "nested-monte-carlo": _backward("exposure:nested_monte_carlo", "xva-solvers", "peer"),
+        "nested-monte-carlo": _backward(
+            "exposure:nested_monte_carlo", "xva-solvers", "peer", default=False
+        ),
         "least-squares-monte-carlo": _backward(
             "exposure:least_squares_monte_carlo", "xva-solvers", "peer"
         ),

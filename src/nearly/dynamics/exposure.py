@@ -41,7 +41,7 @@ class NestedMonteCarlo(eqx.Module):
     steps: int = 25
     inner: int = 64
     later: int = 128
-    dials: ClassVar[tuple[int, ...]] = (16, 64, 256)
+    dials: ClassVar[tuple[int, ...]] = (16, 64)
 
     def __call__(self, market: Market, dial: int, *, key: Any, dtype: str = "float32") -> Any:
         """The adjustments by name; raises `InputError` for no path."""
@@ -65,7 +65,7 @@ class LeastSquaresMonteCarlo(eqx.Module):
 
     steps: int = 25
     degree: int = 4
-    dials: ClassVar[tuple[int, ...]] = (1024, 4096, 16384)
+    dials: ClassVar[tuple[int, ...]] = (4096, 16384)
 
     def __call__(self, market: Market, dial: int, *, key: Any, dtype: str = "float32") -> Any:
         """The adjustments by name; raises `InputError` for too few paths."""

@@ -280,7 +280,7 @@ class DeepXVA(eqx.Module):
     refinement: int = 5
     margin_paths: int = 8192
     pushes: tuple[float, float] = (0.0, 0.0)
-    dials: ClassVar[tuple[int, ...]] = (300,)
+    dials: ClassVar[tuple[int, ...]] = (200,)
 
     def __call__(self, market: Market, dial: int, *, key: Any, dtype: str = "float32") -> Valuation:
         """The valuation of a market."""
