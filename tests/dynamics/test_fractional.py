@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -16,7 +17,21 @@ from scipy.special import gamma
 
 from nearly.core.errors import InputError
 from nearly.dynamics.brownian import GridBrownianPath
-from nearly.dynamics.fractional import KINDS, fractional_terms, markov_fractional
+from nearly.dynamics.fractional import (
+    KINDS,
+    MarkovFractionalBrownian,
+    fractional_terms,
+    markov_fractional,
+)
+
+# What is not compiled as a whole is compiled operation by operation, which takes far longer.
+made = jax.jit(markov_fractional, static_argnames=("size", "horizon", "fastest", "kind"))
+
+
+@eqx.filter_jit
+def exactly(noise: MarkovFractionalBrownian, s: Any, t: Any) -> Any:
+    return noise.exact_covariance(s, t)
+
 
 HORIZON = 2.0
 GRID = np.linspace(0.05, HORIZON, 40)
@@ -76,16 +91,16 @@ def test_exact_covariances() -> None:
     with jax.enable_x64(True):
         for hurst in (0.15, 0.5, 0.85):
             a, s, t = hurst + 0.5, 0.7, 1.9
-            noise = markov_fractional(hurst, 2)
+            noise = made(hurst, size=2)
             # Known by Gauss's function: the integral of (s - u)^(a-1) (t - u)^(a-1) from 0 to s.
             truth = s**a * t ** (a - 1) / a * mpmath.hyp2f1(1 - a, 1, 1 + a, s / t) / gamma(a) ** 2
-            assert noise.exact_covariance(s, t) == pytest.approx(float(truth), rel=1e-8)
+            assert exactly(noise, s, t) == pytest.approx(float(truth), rel=1e-8)
             variance = t ** (2 * hurst) / (2 * hurst * gamma(a) ** 2)
-            assert noise.exact_covariance(t, t) == pytest.approx(variance, rel=1e-6)
-            stationary = markov_fractional(hurst, 2, kind="stationary")
+            assert exactly(noise, t, t) == pytest.approx(variance, rel=1e-6)
+            stationary = made(hurst, size=2, kind="stationary")
             tail = quad(lambda v, a=a: ((1 + v) ** (a - 1) - v ** (a - 1)) ** 2, 0, np.inf)[0]
             variance = (tail + 1 / (2 * hurst)) / gamma(a) ** 2
-            assert stationary.exact_covariance(1.0, 1.0) == pytest.approx(variance, rel=1e-4)
+            assert exactly(stationary, 1.0, 1.0) == pytest.approx(variance, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,44 +123,58 @@ def test_covariances_converge_and_the_error_is_their_difference(kind: Any) -> No
 
 def test_half_is_brownian_motion_and_the_hurst_index_can_be_learned() -> None:
     with jax.enable_x64(True):
-        brownian = markov_fractional(0.5, 14, fastest=1e5)
-        np.testing.assert_allclose(brownian.covariance(0.3, 0.8), 0.3, rtol=0.01)
+        brownian = made(0.5, size=14, fastest=1e5)
+        covariance = eqx.filter_jit(brownian.covariance)(0.3, 0.8)
+        np.testing.assert_allclose(covariance, 0.3, rtol=0.01)
 
+        @jax.jit
+        @jax.value_and_grad
         def deviation(h: Any) -> Any:
             return markov_fractional(h, 4, fastest=30.0, kind="stationary").covariance(0.4, 1.0)
 
-        slope = (deviation(0.7 + 1e-5) - deviation(0.7 - 1e-5)) / 2e-5
-        assert jax.grad(deviation)(0.7) == pytest.approx(float(slope), rel=1e-5)
+        slope = (deviation(0.7 + 1e-5)[0] - deviation(0.7 - 1e-5)[0]) / 2e-5
+        assert deviation(0.7)[1] == pytest.approx(float(slope), rel=1e-5)
 
 
 def test_far_speeds_do_not_overflow() -> None:
+    @jax.jit
+    def found(hurst: Any) -> Any:
+        noise = markov_fractional(hurst, 12, fastest=1e6, kind="stationary")
+        return noise.weights, noise.relative_error()
+
     with jax.enable_x64(True):
-        noise = markov_fractional(0.3, 12, fastest=1e6, kind="stationary")
-        assert np.all(np.isfinite(noise.weights))
-        assert noise.relative_error() < 0.01
+        weights, error = jax.tree.map(np.asarray, found(0.3))
+    assert np.all(np.isfinite(weights))
+    assert error < 0.01
 
 
 def test_a_driven_equation_has_its_covariance() -> None:
     """X = B, and an Ornstein-Uhlenbeck drift of zero: variances along a solve of 2000 paths."""
     count = 2000
-    with jax.enable_x64(True):
+    times = np.array([0.5, 0.5, 1.0]), np.array([0.5, 1.0, 1.0])
+
+    @jax.jit
+    def solved(key: Any) -> Any:
         noise = markov_fractional(0.7, 3, fastest=10.0)
-        path = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 64, (count,))
+        path = GridBrownianPath(key, 0.0, 1.0, 64, (count,))
         terms = fractional_terms(
             lambda t, x, args: jnp.zeros_like(x), lambda t, x, args: jnp.ones_like(x), noise, path
         )
         start = (jnp.zeros(count), jnp.zeros((3, count)))
         saved = dfx.SaveAt(ts=jnp.array([0.5, 1.0]))
         xs, ys = dfx.diffeqsolve(terms, dfx.Heun(), 0.0, 1.0, 1 / 64, start, saveat=saved).ys
-        np.testing.assert_allclose(xs, jnp.einsum("k,tkn->tn", noise.weights, ys), atol=1e-12)
-        truth = noise.covariance(np.array([0.5, 0.5, 1.0]), np.array([0.5, 1.0, 1.0]))
-        found = np.array([xs[0] @ xs[0], xs[0] @ xs[1], xs[1] @ xs[1]]) / count
-        np.testing.assert_allclose(found, truth, rtol=0.13)
+        return xs, jnp.einsum("k,tkn->tn", noise.weights, ys), noise.covariance(*times)
+
+    with jax.enable_x64(True):
+        xs, summed, truth = jax.tree.map(np.asarray, solved(jax.random.key(0)))
+    np.testing.assert_allclose(xs, summed, atol=1e-12)
+    found = np.array([xs[0] @ xs[0], xs[0] @ xs[1], xs[1] @ xs[1]]) / count
+    np.testing.assert_allclose(found, truth, rtol=0.13)
 
 
 def test_a_control_moves_the_mean_and_pays_for_it() -> None:
     with jax.enable_x64(True):
-        noise = markov_fractional(0.6, 3, fastest=10.0)
+        noise = made(0.6, size=3, fastest=10.0)
         still = GridBrownianPath(jax.random.key(0), 0.0, 1.0, 1)
         terms = fractional_terms(
             lambda t, x, args: -x,
@@ -164,10 +193,12 @@ def test_a_control_moves_the_mean_and_pays_for_it() -> None:
 
 def test_stationary_starts_have_the_stationary_law() -> None:
     with jax.enable_x64(True):
-        noise = markov_fractional(0.3, 3, fastest=5.0, kind="stationary")
-        draws = jax.vmap(noise.initial)(jax.random.split(jax.random.key(0), 20_000))
-        truth = 1 / (noise.speeds[:, None] + noise.speeds)
-        np.testing.assert_allclose(draws.T @ draws / 20_000, truth, rtol=0.06)
+        noise = made(0.3, size=3, fastest=5.0, kind="stationary")
+        keys = jax.random.split(jax.random.key(0), 20_000)
+        draws = eqx.filter_jit(lambda noise, keys: jax.vmap(noise.initial)(keys))(noise, keys)
+    draws, speeds = np.asarray(draws), np.asarray(noise.speeds)
+    truth = 1 / (speeds[:, None] + speeds)
+    np.testing.assert_allclose(draws.T @ draws / 20_000, truth, rtol=0.06)
 
 
 @pytest.mark.parametrize(
