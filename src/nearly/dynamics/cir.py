@@ -90,8 +90,11 @@ def _spread(value: Any, y: Any) -> Any:
 
 
 def _root(y: Any) -> Any:
-    """The square root of the positive part, with a gradient of zero where there is none."""
-    return jnp.sqrt(jnp.where(y > 0, y, 1)) * (y > 0)
+    """The square root of the positive part, with a gradient of zero where there is none.
+
+    NaN stays NaN, so that a solve that has broken down shows it.
+    """
+    return jnp.where(y <= 0, 0, jnp.sqrt(jnp.where(y <= 0, 1, y)))
 
 
 class _CIRSolver(OneStep, dfx.AbstractStratonovichSolver[None]):
