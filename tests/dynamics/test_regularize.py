@@ -179,12 +179,10 @@ def test_a_local_penalty_has_the_gradient_of_its_step_alone() -> None:
         np.testing.assert_allclose(cut, 0.125**3 * 1.5**2 / (ATOL + RTOL * y1), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "adjoint"),
-    [
-        (dfx.Heun(), dfx.BacksolveAdjoint()),
-        pytest.param(dfx.ReversibleHeun(), ReversibleAdjoint(), marks=pytest.mark.slow),
-    ],
+    [(dfx.Heun(), dfx.BacksolveAdjoint()), (dfx.ReversibleHeun(), ReversibleAdjoint())],
     ids=["backsolve", "reversible"],
 )
 def test_a_local_penalty_goes_with_any_adjoint(solver: Any, adjoint: Any) -> None:
