@@ -50,8 +50,7 @@ def proofs() -> list[Row]:
 
 
 def shooting() -> list[Row]:
-    """Lorenz's shortest orbit by Newton's method, against SciPy's DOP853 and `root` (hybrid Powell,
-    derivatives by differences)."""
+    """Lorenz's shortest orbit by Newton's method, against SciPy's `root` over DOP853."""
     with jax.enable_x64(True):
         start = jnp.asarray(START)
         compiled = eqx.filter_jit(lambda y, t: shoot(LORENZ, y, t))
