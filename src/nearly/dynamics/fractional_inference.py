@@ -52,9 +52,11 @@ class FractionalSDE(eqx.Module):
     From `fractional-sde-vi`. There Euler's or Milstein's steps must be below 1/2 of the fastest
     process's time; here the processes Y are drawn from their exact law at the ends of the steps, so
     `fastest` costs nothing. X takes Heun's step (Stratonovich). `fractional_terms` gives the same
-    equations to any solver of diffrax's instead. A step's noise ought to be well below the errors of
-    the observations: no control takes it away, and what it costs favours a larger Hurst index. The stationary kind draws Y(0) from its prior law
-    under the posterior too, as there, which leaves the bound a little lower than it could be.
+    equations to any solver of diffrax's instead.
+
+    Two things leave the bound lower than it could be. A step's noise, which no control takes away,
+    ought to be well below the errors of the observations: what it costs favours a larger Hurst
+    index. And the stationary kind draws Y(0) from its prior law under the posterior too, as there.
     """
 
     drift: Part

@@ -257,7 +257,8 @@ _SCALED = (
     ),
     limits="the bound, not the data: the exact likelihood of the same series is greatest at 0.72, "
     "0.68 and 0.70, with deviations of 0.02; the bound found is 29 to 46 nats below the evidence "
-    "there, 119 to 135 at 1/2, where a step adds more noise",
+    "there, 119 to 135 at 1/2, where a step adds more noise; 4,000 updates bring seed 0 from 46 to "
+    "about 22 nats and its index from 0.78 to 0.77",
 )
 def hurst_index_by_the_bound() -> list[float]:
     indices, _ = learned(SEEDS)
