@@ -151,8 +151,8 @@ def _gradient(steps: int, adjoint: Any) -> Callable[[], Any]:
 def cir_crossing() -> list[Row]:
     """Cox-Ingersoll-Ross at high volatility: mean steps and strong errors, one set of paths.
 
-    From some 1,000 steps on adaptive ones err less than as many constant ones. Each solver is
-    judged by the other's finer solution, to which the last row belongs.
+    Each solver is judged by the other's finer solution, whose uncertainty is the last row: tolerances
+    that are loose lose to as many constant steps, fine ones win.
     """
     rows: list[Row] = []
     for name, solver, judge, fine in (
