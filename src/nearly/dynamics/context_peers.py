@@ -60,7 +60,7 @@ class OneForAll(eqx.Module):
 
     width: int = 32
     optimizer: Any = ADAM
-    dials: tuple[int, ...] = (100, 300)
+    dials: tuple[int, ...] = (300,)
 
     def __call__(self, problem: EnvironmentLearning, steps: float, *, key: Any) -> AdaptedField:
         components = problem.train.trajectories.shape[-1]
@@ -94,7 +94,7 @@ class OneForEach(eqx.Module):
 
     width: int = 32
     optimizer: Any = ADAM
-    dials: tuple[int, ...] = (100, 300)
+    dials: tuple[int, ...] = (300,)
 
     def __call__(self, problem: EnvironmentLearning, steps: float, *, key: Any) -> AdaptedField:
         known, new = (
@@ -165,7 +165,7 @@ class CoDA(eqx.Module):
     optimizer: Any = ADAM
     adapter: Any = ADABELIEF
     adaptation: int = 500
-    dials: tuple[int, ...] = (100, 300)
+    dials: tuple[int, ...] = (300,)
 
     def __call__(self, problem: EnvironmentLearning, steps: float, *, key: Any) -> AdaptedField:
         known = self.train(problem, int(steps), key=key)

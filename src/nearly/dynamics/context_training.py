@@ -290,7 +290,7 @@ class ContextTraining(eqx.Module):
     width: int = 32
     optimizer: Any = ADAM
     adaptation: int = 500
-    dials: tuple[int, ...] = (100, 300)
+    dials: tuple[int, ...] = (300,)
 
     def __check_init__(self) -> None:
         if min(self.size, self.adaptation) < 1:

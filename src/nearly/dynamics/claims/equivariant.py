@@ -124,8 +124,8 @@ def states_on_the_way() -> list[float]:
         "error of the size of the way itself, 0.02 to 0.3, beside 0.005 at the end",
         scaled=SCALED,
     ),
-    limits="SEGNO's own error on the way: 0.007 after 8,000 steps on other data (one seed), a ratio "
-    "of 6.8; for gravity, where it was 0.003, the ratio was 27.",
+    limits="SEGNO's own error on the way: 0.007 after 8,000 steps on other data (one seed), a "
+    "ratio of 6.8; for gravity, where it was 0.003, the ratio was 27.",
 )
 def layers_are_not_on_the_way() -> list[float]:
     ratios: list[float] = []
