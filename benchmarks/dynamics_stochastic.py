@@ -151,8 +151,8 @@ def _gradient(steps: int, adjoint: Any) -> Callable[[], Any]:
 def cir_crossing() -> list[Row]:
     """Cox-Ingersoll-Ross at high volatility: mean steps and strong errors, one set of paths.
 
-    Each solver is judged by the other's finer solution, whose uncertainty is the last row: tolerances
-    that are loose lose to as many constant steps, fine ones win.
+    Each solver is judged by the other's finer solution, whose uncertainty is the last row: loose
+    tolerances lose to as many constant steps, fine ones win.
     """
     rows: list[Row] = []
     for name, solver, judge, fine in (
