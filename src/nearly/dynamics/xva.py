@@ -39,6 +39,7 @@ from nearly.dynamics.bsde import (
 )
 from nearly.dynamics.market import Market
 
+FLATTEST = 0.2  # of the payoff's deviation: values that move less are not told apart from it
 ADJUSTMENTS = ("value", "margin", "colva", "cva", "dva", "mva", "fva")
 
 
@@ -207,7 +208,9 @@ def margin_features(
 ) -> tuple[Float[Array, " features"], Float[Array, ""]]:
     """What the margin is learned from, and the linear estimate of the gain's deviation."""
     wait = jnp.clip(market.horizon - t, 0, market.delay)
-    deviation = jnp.linalg.norm(clean.control(t, x)) * jnp.sqrt(wait)
+    # A learned Z passes through zero where it should only be small, and gains over it run wild.
+    least = FLATTEST * clean.scale[0] / clean.equation.horizon**0.5
+    deviation = jnp.sqrt((jnp.sum(clean.control(t, x) ** 2) + least**2) * wait)
     return jnp.concatenate([t[None], x[: market.assets]]), deviation
 
 

@@ -87,6 +87,8 @@ def cva_of_a_call() -> list[float]:
         scaled="one trade with a closed form; 25 steps in time, 2 x 32 networks, 1,500 training "
         "steps of 256 paths a layer; 8,192 paths of 125 steps for the regression",
     ),
+    limits="the learned Z, off by 1.4 to 2.7%, and gains in five steps: with exact gains the same "
+    "regression erred by 2.1 to 3.1%, with learned ones by 3.1 to 4.2%, on another key",
 )
 def initial_margin_by_quantile_regression() -> list[float]:
     return [margin_error(trained(seed)[0]) for seed in SEEDS]
