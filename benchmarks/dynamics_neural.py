@@ -27,11 +27,11 @@ from nearly.dynamics.reversible import ReversibleAdjoint
 BATCH, STEPS, STATE, NOISES, WIDTH = 256, 64, 16, 4, 16
 
 
-def compiled(loss: Callable[..., Any], model: Any) -> Callable[[], Any]:
-    """The gradient of a loss of the model and a key."""
+def compiled(loss: Callable[..., Any], model: Any, data: Any = None) -> Callable[[], Any]:
+    """The gradient of a loss of the model and its data, by default a key."""
     gradient = eqx.filter_jit(eqx.filter_grad(loss))
-    key = jax.random.key(0)
-    return lambda: jax.tree.leaves(gradient(model, key))
+    data = jax.random.key(0) if data is None else data
+    return lambda: jax.tree.leaves(gradient(model, data))
 
 
 def stochastic_training() -> list[Row]:
@@ -118,13 +118,13 @@ def _torch_generator() -> Callable[[], Any]:
 def controlled_training() -> list[Row]:
     """Outputs for 512 irregular series, a neural CDE beside a gated recurrent unit of its size."""
     values, areas = curves(TEST, jax.random.key(0))
-    series = observed(values, jax.random.key(1))
+    data = observed(values, jax.random.key(1)), areas
 
-    def loss(model: Any, key: Any) -> Any:
-        del key
+    def loss(model: Any, data: Any) -> Any:
+        series, areas = data
         return jnp.mean((jax.vmap(model)(series)[:, 0] - areas) ** 2)
 
-    ours, peer = (compiled(loss, make(jax.random.key(2))) for make in (controlled, recurrent))
+    ours, peer = (compiled(loss, make(jax.random.key(2)), data) for make in (controlled, recurrent))
     return [{"peer": "gated recurrent unit", **pairs(ours, peer, 9).row}]
 
 

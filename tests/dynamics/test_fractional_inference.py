@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ import optax
 import pytest
 
 from nearly.core.errors import InputError
+from nearly.dynamics.brownian import GridBrownianPath
+from nearly.dynamics.fractional import fractional_terms
 from nearly.dynamics.fractional_inference import (
     AffineControl,
     FractionalSDE,
@@ -72,6 +75,16 @@ def test_nodes_have_their_law_however_fast_the_processes(kind: Any) -> None:
         mean = 0.8 * noise.weights @ (-np.expm1(-noise.speeds) / noise.speeds)
         assert nodes[:, -1, 0].mean() == pytest.approx(float(mean), abs=0.02)
         assert divergence.mean() == pytest.approx(0.32, abs=0.02)
+
+
+def test_terms_for_diffrax_spend_one_number_on_a_control_of_several_components() -> None:
+    noise = equation().noise()
+    path = GridBrownianPath(KEY, 0.0, 1.0, 4, (2,))
+    terms = fractional_terms(still, unit, noise, path, lambda t, state, args: 0.8 + 0 * state[0])
+    start = (jnp.zeros(2), jnp.zeros((3, 2)), jnp.zeros(()))
+    ys: Any = dfx.diffeqsolve(terms, dfx.Euler(), 0.0, 1.0, 0.25, start).ys
+    _, _, spent = ys
+    np.testing.assert_allclose(spent, [0.64], rtol=1e-5)
 
 
 def test_steps_of_the_drift_are_of_second_order() -> None:

@@ -263,7 +263,9 @@ class _SharedNoise(dfx.AbstractTerm[Any, Any]):
         return self.path.evaluate(t0, t1, **kwargs)
 
     def prod(self, vf: Any, control: Any) -> Any:
-        return jax.tree.map(lambda part: part * control, vf)
+        # No noise is in what a control has spent: one number, whatever the shape of the noise.
+        scale, each, *spent = vf
+        return (scale * control, each * control, *spent)
 
 
 def fractional_terms(
