@@ -139,6 +139,16 @@ def test_the_shear_flow_has_the_orbit_it_is_judged_by():
 
 
 @pytest.mark.slow
+def test_the_shear_flow_orbit_is_born_where_the_paper_says():
+    """Between Reynolds numbers of approximately 81.24 and 125 it is the extremal one."""
+    system, (start, period) = shear_flow().system, SHEAR_FLOW_ORBIT
+    with jax.enable_x64(True):
+        orbit = shoot(system, jnp.asarray(start), period, most=6)
+        branch = continue_orbit(system, orbit, step=-0.03, count=19)
+    np.testing.assert_allclose(fold(branch), 81.24, atol=5e-3)
+
+
+@pytest.mark.slow
 def test_the_shortest_orbit_of_lorenz_is_found_near_the_zeros_of_the_slack():
     pytest.importorskip("clarabel", reason="sums of squares need clarabel")
     bound = bound_average(LORENZ, 6)

@@ -131,7 +131,8 @@ def orbit_from_the_slack() -> list[float]:
         scaled="the bound that seeds the search is of degree 4",
     ),
     limits="the bound of degree 4 localises too little: these 16 starts end on an orbit of mean "
-    "0.519 at 100, while the search from another key finds one of mean 0.588 (SHEAR_FLOW_ORBIT)",
+    "0.519 at 100, while the search from another key finds one of mean 0.588 (SHEAR_FLOW_ORBIT), "
+    "whose branch turns at 81.240",
 )
 def where_shear_flow_orbits_are_born() -> float:
     system = shear_flow_system(100.0)
