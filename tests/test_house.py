@@ -105,3 +105,10 @@ def test_every_page_of_the_site_is_there() -> None:
     assert len(pages) > 5
     for page in pages:
         assert (ROOT / "docs" / page).is_file(), page
+
+
+def test_slow_tests_are_tests() -> None:
+    root = Path(__file__).parents[1]
+    for name in (root / "tests" / "slow.txt").read_text().splitlines():
+        path, function = name.split("[")[0].rsplit("::", 1)
+        assert f"def {function}(" in (root / path.split("::")[0]).read_text(), name
