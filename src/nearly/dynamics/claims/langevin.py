@@ -146,6 +146,8 @@ def langevin_beside_no_u_turn() -> list[float]:
         scaled="24 chains in 10 dimensions, the density's true gradient in both, step and masses "
         "adapted in 200 warm-up steps, which are not counted",
     ),
+    limits="with the true gradient and a tuned sampler it is the motion that asks for more, as "
+    "beside our own sampler",
 )
 def langevin_beside_blackjax() -> list[float]:
     return [blackjax_cost(seed) / langevin_cost(seed) for seed in range(3)]

@@ -105,8 +105,6 @@ def tree(key: Any) -> Any:
         "derived: at both ends of each step the tree halves eleven times and bridges, 24 draws; "
         "the grid draws each of 1,000 increments once; half of that for what both share",
     ),
-    limits="diffrax's step and one draw of each increment, which any path costs, are 100 of the "
-    "grid's 170 ms; in another run, beside other work, the ratio was 16",
 )
 def grid_beside_tree() -> float:
     ours, theirs = euler(grid), euler(tree)
