@@ -159,7 +159,7 @@ METHODS.update(
     {
         "crank-nicolson-logarithmic": _feynman_kac("feynman_kac:crank_nicolson"),
         "monte-carlo": _feynman_kac("feynman_kac:monte_carlo"),
-        "plain-monte-carlo": _feynman_kac("feynman_kac:plain_monte_carlo"),
+        "plain-monte-carlo": _feynman_kac("feynman_kac:plain_monte_carlo", default=False),
         "quasi-monte-carlo": _feynman_kac("feynman_kac:quasi_monte_carlo"),
         "scipy-lsoda-lines": _feynman_kac("peers:scipy_lines", "peer"),
     }
