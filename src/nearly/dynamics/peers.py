@@ -127,7 +127,7 @@ def _cvode(
     atol: float,
 ) -> tuple[np.ndarray, Mapping[str, int]]:
     """SUNDIALS' CVODE (BDF of orders 1 to 5) by scikit-sundae, with the exact Jacobian."""
-    from sksundae.cvode import CVODE
+    from sksundae.cvode import CVODE  # pyright: ignore[reportMissingImports]
 
     def slope(t: float, y: np.ndarray, out: np.ndarray) -> None:
         out[:] = function(t, y)
@@ -162,7 +162,7 @@ def _riccati(
     time: the last step may go past it, and is interpolated.
     """
     del jacobian, atol
-    from riccati import solve, solversetup
+    from riccati import solve, solversetup  # pyright: ignore[reportMissingImports]
 
     coefficient, epsilon = getattr(function, "coefficient", None), getattr(function, "epsilon", 0.0)
     if coefficient is None:
@@ -200,7 +200,7 @@ def probdiffeq_ek1(field: Any, start: Any, times: Any, tolerance: Any) -> Any:
     """
     import jax
     import jax.numpy as jnp
-    from probdiffeq import ivpsolve, probdiffeq
+    from probdiffeq import ivpsolve, probdiffeq  # pyright: ignore[reportMissingImports]
 
     def slope(y: Any, /, *, t: Any) -> Any:
         return field(t, y, None)
