@@ -385,6 +385,29 @@ def _averaged_surpluses(field: Kaps) -> list[float]:
 
 @claim(
     "bdf2-deferred-correction",
+    "orders-on-graded-meshes",
+    cost="slow",
+    expected=Expected(
+        "fitted order in the largest step less 3 or 4, the smaller of both, Kaps' problem of width "
+        ".01, meshes (k / N)^2, (k / N)^3 and (k / N)^4 of 50 to 800 steps",
+        ">=",
+        -0.3,
+        "abstract: stable and convergent of high order on arbitrary time grids",
+    ),
+)
+def orders_on_graded_meshes() -> list[float]:
+    def surplus(power: int) -> float:
+        return _surplus(
+            lambda n: _levels(END * np.linspace(0, 1, n + 1) ** power),
+            lambda n: float(END - END * (1 - 1 / n) ** power),
+        )
+
+    with jax.enable_x64(True):
+        return [surplus(power) for power in (2, 3, 4)]
+
+
+@claim(
+    "bdf2-deferred-correction",
     "no-after-effect-of-a-poor-start",
     cost="slow",
     expected=Expected(
