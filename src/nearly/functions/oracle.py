@@ -17,15 +17,9 @@ import numpy as np
 from flint import arb, arb_series, ctx, fmpq
 
 from nearly.core.errors import NotProven
-from nearly.functions.elementary import (
-    RULES,
-    Coefficients,
-    Points,
-    Rule,
-    power_coefficients,
-    power_value,
-    uncapped,
-)
+from nearly.functions.elementary.exponential import power_coefficients, power_value
+from nearly.functions.elementary.rule import Coefficients, Points, Rule, uncapped
+from nearly.functions.elementary.rules import RULES
 
 _HIGHEST_PRECISION = 1 << 14
 _TINY = arb(2) ** -4096  # below every number of every format

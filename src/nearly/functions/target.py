@@ -18,7 +18,7 @@ from typing import NamedTuple
 from flint import arb, arb_series, ctx
 
 from nearly.core.errors import InputError
-from nearly.functions.elementary import uncapped
+from nearly.functions.elementary.rule import uncapped
 from nearly.functions.formats import exponent
 from nearly.functions.function import Function
 from nearly.functions.oracle import exact, to_fraction
