@@ -8,9 +8,9 @@ import pytest
 from flint import arb, ctx
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact
 from nearly.functions.classical import best, forms, published
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact
 from nearly.functions.proof import prove
 
 EXP2 = Function("exp2", ("0", "1"))

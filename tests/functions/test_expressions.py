@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nearly.core.errors import InputError, UnknownName
+from nearly.functions.balls import to_fraction
 from nearly.functions.expressions import constant_number, parse, parse_constant
-from nearly.functions.oracle import ELEMENTARY, to_fraction
+from nearly.functions.named import ELEMENTARY
 
 
 @pytest.mark.parametrize(

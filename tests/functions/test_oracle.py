@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearly.core.errors import NotProven
+from nearly.functions.balls import compose, to_fraction
 from nearly.functions.expressions import parse
-from nearly.functions.oracle import ELEMENTARY, Oracle, compose, to_fraction
+from nearly.functions.named import ELEMENTARY
+from nearly.functions.oracle import Oracle
 
 mp = mpmath.mp
 

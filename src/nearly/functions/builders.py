@@ -17,9 +17,9 @@ from flint import arb, ctx
 
 from nearly.core.errors import InputError
 from nearly.functions import chebyshev, polynomial, rational
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.formats import exponent
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.polynomial import Polynomial, check_degree, significant
 from nearly.functions.program import Builder, Program
 from nearly.functions.rational import Rational

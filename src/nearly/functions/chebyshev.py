@@ -9,8 +9,8 @@ from functools import lru_cache
 from flint import arb, ctx, fmpq_poly
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.polynomial import (
     Polynomial,
     check_degree,

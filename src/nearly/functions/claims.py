@@ -10,8 +10,8 @@ from flint import ctx
 from nearly.core.claim import Expected, Inconclusive, claim
 from nearly.core.compare import compare
 from nearly.functions import classical, polynomial, rational, record
+from nearly.functions.balls import exact
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact
 from nearly.functions.program import Program
 from nearly.functions.proof import prove
 from nearly.functions.schemes import paterson_stockmeyer, polynomial_program

@@ -22,8 +22,8 @@ from flint import arb, ctx
 
 from nearly.core.errors import InputError
 from nearly.functions import polynomial, rational
+from nearly.functions.balls import exact
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact
 from nearly.functions.program import Builder, Program
 from nearly.functions.rational_schemes import (
     continued_fraction,

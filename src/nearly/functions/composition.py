@@ -35,10 +35,10 @@ from flint import arb, ctx
 
 from nearly.core.errors import InputError
 from nearly.functions import rational
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.builders import finished
 from nearly.functions.discovery.minimax import minimax
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.program import Constant, Instruction, Program
 from nearly.functions.target import symmetry
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from flint import arb
 
+from nearly.functions.balls import exact
 from nearly.functions.levelled import Fit, Point, Space, Stuck
-from nearly.functions.oracle import exact
 from nearly.functions.target import Piece
 
 FLAT = 1e-9  # a peak is found when a step changes its height by less, relatively

@@ -11,19 +11,9 @@ from fractions import Fraction
 from flint import arb
 
 from nearly.core.errors import InputError, UnknownName
-from nearly.functions.oracle import (
-    ALIASES,
-    ELEMENTARY,
-    VARIABLE,
-    Constant,
-    Oracle,
-    Term,
-    call,
-    constant,
-    named_constant,
-    oracle,
-    real_power,
-)
+from nearly.functions.named import ALIASES, ELEMENTARY, real_power
+from nearly.functions.oracle import Oracle
+from nearly.functions.terms import VARIABLE, Constant, Term, call, constant, named_constant, oracle
 
 CONSTANTS: Mapping[str, Constant] = {
     "pi": arb.pi,

@@ -11,17 +11,12 @@ from functools import cached_property
 from flint import arb, ctx
 
 from nearly.core.errors import InputError, NotProven, UnknownName
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.expressions import constant_number, parse, parse_constant
 from nearly.functions.formats import Format, format_named
-from nearly.functions.oracle import (
-    ALIASES,
-    ELEMENTARY,
-    Oracle,
-    Zero,
-    exact,
-    leading_zeros,
-    to_fraction,
-)
+from nearly.functions.named import ALIASES, ELEMENTARY
+from nearly.functions.oracle import Oracle
+from nearly.functions.terms import Zero, leading_zeros
 
 ERRORS = ("relative", "absolute", "ulp")
 NORMS = ("sup", "l2")

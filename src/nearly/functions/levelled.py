@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from flint import arb, arb_mat, arb_poly
 
-from nearly.functions.oracle import exact
+from nearly.functions.balls import exact
 from nearly.functions.target import Piece, Target
 
 NOTHING = 500  # an error below 2 to the minus this is none

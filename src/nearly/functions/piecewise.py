@@ -16,9 +16,10 @@ from flint import ctx
 
 from nearly.core.errors import InputError
 from nearly.functions import polynomial
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.formats import exponent
 from nearly.functions.function import Function
-from nearly.functions.oracle import ALIASES, exact, to_fraction
+from nearly.functions.named import ALIASES
 from nearly.functions.polynomial import Polynomial
 from nearly.functions.program import Builder, Node, Program
 from nearly.functions.rounding import round_coefficients

@@ -10,8 +10,8 @@ from functools import lru_cache
 from flint import arb, arb_mat, ctx, fmpq_poly
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.polynomial import shifted, to_fmpq, to_fractions, zero_factors
 from nearly.functions.remez import Levelled, remez
 from nearly.functions.target import Piece, Target, canonical, midpoint, series_without, target

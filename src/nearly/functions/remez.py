@@ -16,6 +16,7 @@ from fractions import Fraction
 from flint import arb, arb_poly, ctx
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.error_curve import Extremum, alternating, extrema_of
 from nearly.functions.levelled import (
     Fit,
@@ -27,7 +28,6 @@ from nearly.functions.levelled import (
     is_optimal,
     solve,
 )
-from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.remez_start import starts
 from nearly.functions.target import Target
 

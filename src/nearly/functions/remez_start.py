@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from flint import arb, arb_poly, ctx
 
+from nearly.functions.balls import exact
 from nearly.functions.error_curve import alternating, curve, extrema_of
 from nearly.functions.levelled import (
     Fit,
@@ -19,7 +20,6 @@ from nearly.functions.levelled import (
     mapped,
     point_at,
 )
-from nearly.functions.oracle import exact
 
 REBALANCINGS = 80
 

@@ -29,12 +29,12 @@ from fractions import Fraction
 from flint import arb, ctx
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact
 from nearly.functions.formats import Format
 from nearly.functions.function import Function
 from nearly.functions.lattice.family import Family, Values, holds
 from nearly.functions.lattice.grid import BITS, chebyshev_grid, powers_on
 from nearly.functions.lattice.search import best_rounding
-from nearly.functions.oracle import exact
 from nearly.functions.program import Program
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from flint import arb, arb_series
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact
 from nearly.functions.builders import finished
 from nearly.functions.function import Function
-from nearly.functions.oracle import ALIASES, exact
+from nearly.functions.named import ALIASES
 from nearly.functions.polynomial import Polynomial
 from nearly.functions.program import Builder, Program
 from nearly.functions.remez import remez

@@ -27,7 +27,7 @@ from typing import Any
 from flint import acb_poly, arb, ctx, fmpq_poly
 
 from nearly.core.errors import InputError
-from nearly.functions.oracle import to_fraction
+from nearly.functions.balls import to_fraction
 from nearly.functions.polynomial import Polynomial, from_fmpq, shifted, to_fmpq, to_fractions
 from nearly.functions.program import Builder, Node, Program
 

@@ -18,10 +18,10 @@ from typing import NamedTuple
 from flint import arb, arb_series, ctx
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.elementary.rule import uncapped
 from nearly.functions.formats import exponent
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact, to_fraction
 
 ANALYSIS_BITS = 320  # precision at which zeros and symmetries are looked for
 BINADES = 8  # below so many binades under the largest value, ULPs count as at their finest

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 from flint import ctx
 
+from nearly.functions.balls import to_fraction
 from nearly.functions.function import Function
-from nearly.functions.oracle import to_fraction
 from nearly.functions.polynomial import Polynomial, check_degree, powers_up_to, with_zeros
 from nearly.functions.target import midpoint, series_without, target
 

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 from flint import arb, arb_mat, arb_poly, arb_series, ctx, fmpq
 
 from nearly.core.errors import NotProven
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.formats import Format, exponent
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.program import Constant, Program
 
 ORDER = 14

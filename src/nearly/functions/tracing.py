@@ -21,19 +21,9 @@ from flint import arb, arb_series, ctx
 
 from nearly.core.catalogue import load_file
 from nearly.core.errors import InputError, NotProven
-from nearly.functions.oracle import (
-    ALIASES,
-    ELEMENTARY,
-    VARIABLE,
-    Base,
-    Oracle,
-    Term,
-    call,
-    constant,
-    oracle,
-    power,
-    real_power,
-)
+from nearly.functions.named import ALIASES, ELEMENTARY, real_power
+from nearly.functions.oracle import Oracle
+from nearly.functions.terms import VARIABLE, Base, Term, call, constant, oracle, power
 
 _PROBES = (-2.5, -0.7, -0.3, 0.0, 0.3, 0.7, 2.5)
 _AGREEMENT = 1e-4  # a callable may compute in float32 inside

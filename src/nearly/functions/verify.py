@@ -17,9 +17,9 @@ from flint import arb, ctx
 
 from nearly.core.errors import InputError, NotProven
 from nearly.core.store import Store, digest_of, file_digest, source_digest
+from nearly.functions.balls import exact
 from nearly.functions.formats import Format
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact
 from nearly.functions.program import Program
 from nearly.functions.proof import Proof, prove
 from nearly.functions.reference import (

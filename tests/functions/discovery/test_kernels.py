@@ -13,11 +13,11 @@ import pytest
 from flint import ctx
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact
 from nearly.functions.discovery import double_double, kernels
 from nearly.functions.discovery.extended import Curve, largest
 from nearly.functions.discovery.tape import Tape
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact
 from nearly.functions.program import Builder, Node
 
 EXP2 = Function("exp2", ("0", "1"))

@@ -12,10 +12,10 @@ from flint import arb, ctx
 
 from nearly.core.errors import InputError
 from nearly.functions import builders, polynomial, rational
+from nearly.functions.balls import exact
 from nearly.functions.discovery.extended import Curve
 from nearly.functions.discovery.minimax import format_decimal, minimax
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact
 from nearly.functions.program import Builder, Node, Program
 from nearly.functions.proof import prove
 

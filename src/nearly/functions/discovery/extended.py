@@ -15,12 +15,12 @@ from typing import NamedTuple
 from flint import arb, arb_mat
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact
 from nearly.functions.discovery.kernels import ADD, DIV, MUL, NEG, SQRT, SUB, chebyshev_points
 from nearly.functions.discovery.tape import Tape
 from nearly.functions.error_curve import peaks
 from nearly.functions.function import Function
 from nearly.functions.levelled import Point
-from nearly.functions.oracle import exact
 from nearly.functions.program import Program
 from nearly.functions.target import Piece
 

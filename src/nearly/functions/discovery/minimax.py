@@ -22,6 +22,7 @@ from flint import arb, arb_mat, ctx
 from scipy.optimize import linprog
 
 from nearly.core.errors import InputError
+from nearly.functions.balls import exact, to_fraction
 from nearly.functions.discovery import kernels
 from nearly.functions.discovery.extended import (
     LARGEST,
@@ -39,7 +40,6 @@ from nearly.functions.error_curve import peaks
 from nearly.functions.formats import exponent
 from nearly.functions.function import Function
 from nearly.functions.levelled import Point
-from nearly.functions.oracle import exact, to_fraction
 from nearly.functions.polynomial import significant
 from nearly.functions.program import Program
 from nearly.functions.target import Piece

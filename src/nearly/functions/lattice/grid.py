@@ -12,8 +12,8 @@ import numpy as np
 from flint import arb, ctx
 
 from nearly.core.errors import InputError, NotProven
+from nearly.functions.balls import exact
 from nearly.functions.function import Function
-from nearly.functions.oracle import exact
 from nearly.functions.target import Piece, target
 
 # Bits of the arithmetic in which errors are known before they become doubles: twice those of a

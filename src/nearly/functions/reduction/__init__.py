@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from nearly.functions.function import Function
-from nearly.functions.oracle import ALIASES
+from nearly.functions.named import ALIASES
 from nearly.functions.reduction.digamma import digamma
 from nearly.functions.reduction.error_function import erf, erfc
 from nearly.functions.reduction.exponential import exponential

@@ -8,10 +8,10 @@ from functools import lru_cache
 
 from flint import arb, ctx
 
+from nearly.functions.balls import to_fraction
 from nearly.functions.expressions import parse_constant
 from nearly.functions.formats import Format, exponent
 from nearly.functions.function import Function
-from nearly.functions.oracle import to_fraction
 from nearly.functions.program import Builder, Node
 
 _BITS = 2400  # of 2/pi: as far as float64's exponents reach
