@@ -359,6 +359,11 @@ def orders_where_not_stiff() -> list[float]:
         -0.3,
         "abstract: stable and convergent of high order on arbitrary time grids",
     ),
+    limits="where steps are longer than the fast time, f(u) errs in the fast component by the "
+    "truncation of its own step, which jumps with the step's length, and the corrections are "
+    "divided differences of f(u): from 100 to 400 steps the slopes are about 2 and 1; from 800 to "
+    "6,400, with steps below the fast time, 3.4, 3.4, 2.0 and 4.4, 4.0, 3.2. On smoothly graded "
+    "meshes nothing is lost",
 )
 def orders_where_stiff() -> list[float]:
     return _averaged_surpluses(kaps)
