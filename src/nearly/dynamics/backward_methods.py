@@ -32,7 +32,7 @@ class BackwardRegression(eqx.Module):
 
     At each step, the next value and its covariance with the noise are regressed on 1, the states,
     their squares, and their norm's logarithm: `Y_n = E[Y_{n+1} + f h]` and
-    `Z_n = E[(Y_{n+1} - E Y_{n+1}) dW] / h`. Explicit in the driver, and only over paths that are
+    `Z_n = E[(Y_{n+1} - E Y_{n+1}) dW] / E[h]`. Explicit in the driver, and only over paths that are
     still inside.
 
     Cost: `dial * steps` path steps, `steps` least-squares problems with `2 states + 2` unknowns,
@@ -66,26 +66,28 @@ def _regressed(
         jax.random.split(key, count)
     )
     values = jax.vmap(lambda path: target(equation, path))(paths)
-    width = paths.times[0, 1]
 
     def back(values: Array, inputs: Any) -> tuple[Array, None]:
-        n, t, states, noise = inputs
+        n, t, states, noise, width = inputs
         inside = (n < paths.exit)[:, None]
         basis = _basis(states) * inside
         expected = basis @ jnp.linalg.lstsq(basis, values * inside)[0]
         # What is left of the value has the same covariance with the noise, and less variance.
-        products = (values - expected)[:, :, None] * noise[:, None] / width
-        products = products.reshape(count, -1) * inside
-        controls = (basis @ jnp.linalg.lstsq(basis, products)[0]).reshape(*values.shape, -1)
+        products = ((values - expected)[:, :, None] * noise[:, None]).reshape(count, -1) * inside
+        both = jnp.concatenate([products, width[:, None]], axis=1)
+        means = basis @ jnp.linalg.lstsq(basis, both)[0]
+        # Where paths end within the step, it is shorter on average.
+        lasting = jnp.clip(means[:, -1:], equation.horizon / method.steps / 4)
+        controls = (means[:, :-1] / lasting).reshape(*values.shape, -1)
         nothing = jnp.zeros((0,), values.dtype)
         drive = jax.vmap(lambda x, y, z: equation.driver(t, x, y, z, nothing))(
             states, expected, controls
         )
-        return jnp.where(inside, expected + drive * width, values), None
+        return jnp.where(inside, expected + drive * width[:, None], values), None
 
-    along = (paths.states[:, :-1], paths.noise)
-    states, noise = (jnp.moveaxis(part, 1, 0) for part in along)
-    steps = (jnp.arange(method.steps), paths.times[0, :-1], states, noise)
+    times = equation.horizon / method.steps * jnp.arange(method.steps, dtype=values.dtype)
+    along = (paths.states[:, :-1], paths.noise, jax.vmap(lambda path: path.held)(paths))
+    steps = (jnp.arange(method.steps), times, *(jnp.moveaxis(part, 1, 0) for part in along))
     values, _ = jax.lax.scan(back, values, steps, reverse=True)
     return jnp.mean(values, axis=0)
 

@@ -9,6 +9,7 @@ in g on every path, so the mean square of what is missing is the loss.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -77,8 +78,9 @@ class Path(eqx.Module):
     """One path of X.
 
     `noise` are the increments of W under the measure of the equation, whatever the tilt; `exit` is
-    the number of the step at which the path ends: that after its exit, or the last one. `side` is
-    the side of the domain through which it left, or -1.
+    the number of the node at which the path ends: that of its exit, or the last one. `side` is the
+    side of the domain through which it left, or -1. Nodes are equidistant but for that of an exit,
+    which is at the time and place of the exit; what follows is not to be used.
     """
 
     times: Float[Array, " nodes"]
@@ -87,6 +89,12 @@ class Path(eqx.Module):
     exit: Int[Array, ""]
     side: Int[Array, ""]
     seen: Float[Array, "nodes values"]
+
+    @property
+    def held(self) -> Float[Array, " steps"]:
+        """How long each step lasts; nothing after the exit."""
+        widths = self.times[1:] - self.times[:-1]
+        return jnp.where(jnp.arange(widths.size) < self.exit, widths, 0)
 
 
 def simulate(
@@ -97,22 +105,28 @@ def simulate(
     observe: Callable[[Path], Any] | None = None,
     between: bool = True,
 ) -> Path:
-    """Euler's path of X.
+    """Euler's path of X, up to its exit.
 
     **Arguments:**
 
     - `observe`: what earlier solutions say along the path, `path -> [nodes, values]`.
-    - `between`: whether the exit is also looked for between the steps, by the law of the Brownian
-      bridge, which is exact for constant coefficients and flat sides. Looked for at the steps only,
-      it is missed with an error of order 1/2 in the step.
+    - `between`: see `stopped`.
 
     Cost: `steps` evaluations of drift and diffusion. Every step is counted as a path step.
     """
+    noise_key, exit_key = jax.random.split(key)
+    path = stopped(equation, unstopped(equation, steps, noise_key), exit_key, between=between)
+    if observe is None:
+        return path
+    return eqx.tree_at(lambda p: p.seen, path, observe(path))
+
+
+def unstopped(equation: BackwardEquation, steps: int, key: Any) -> Path:
+    """Euler's path of X up to the horizon, as if there were no domain to leave."""
     dtype = equation.start.dtype
     step = jnp.asarray(equation.horizon / steps, dtype)
     times = step * jnp.arange(steps + 1, dtype=dtype)
-    noise_key, exit_key = jax.random.split(key)
-    draws = jax.random.normal(noise_key, (steps, equation.noises), dtype)
+    draws = jax.random.normal(key, (steps, equation.noises), dtype)
     noise = jnp.sqrt(step) * jax.vmap(counted(lambda z: z, STEPS))(draws)
 
     def advance(x: Array, inputs: Any) -> tuple[Array, Any]:
@@ -124,35 +138,92 @@ def simulate(
 
     _, (states, noise) = jax.lax.scan(advance, equation.start, (times[:-1], noise))
     states = jnp.concatenate([equation.start[None], states])
-    uniforms = jax.random.uniform(exit_key, (steps,), dtype)
-    end, side = _exit(equation, times, states, uniforms, between)
-    path = Path(times, states, noise, end, side, jnp.zeros((steps + 1, 0), dtype))
-    if observe is None:
-        return path
-    return eqx.tree_at(lambda p: p.seen, path, observe(path))
+    nothing = jnp.zeros((steps + 1, 0), dtype)
+    return Path(times, states, noise, jnp.asarray(steps), jnp.asarray(-1), nothing)
 
 
-def _exit(
-    equation: BackwardEquation, times: Array, states: Array, uniforms: Array, between: bool
-) -> tuple[Array, Array]:
-    """The step at whose end the path stops, and through which side of the domain; -1: none."""
-    last = jnp.asarray(len(times) - 1)
+def stopped(equation: BackwardEquation, path: Path, key: Any, *, between: bool = True) -> Path:
+    """A path that ends where it leaves the domain.
+
+    **Arguments:**
+
+    - `between`: whether the exit is also looked for between the steps, by the law of the Brownian
+      bridge, and put at the time and place that this law gives: exact for constant coefficients and
+      flat sides. Looked for at the steps only, it is missed with an error of order 1/2 in the step.
+    """
     distances = equation.distances
     if distances is None:
-        return last, jnp.asarray(-1)
-    gaps = jax.vmap(distances)(times, states)
-    out = gaps[1:] <= 0
-    if between:
-        slopes = jax.vmap(jax.jacfwd(distances, argnums=1))(times[:-1], states[:-1])
-        noise = jax.vmap(equation.diffusion)(times[:-1], states[:-1])
-        variances = jnp.sum((slopes @ noise) ** 2, axis=-1) * (times[1:] - times[:-1])[:, None]
-        # The chance that a Brownian bridge comes down to zero on its way.
-        chances = jnp.exp(-2 * jnp.maximum(gaps[:-1] * gaps[1:], 0) / variances)
-        out = out | (gaps[:-1] <= 0) | (uniforms[:, None] < chances)
-    left = jnp.any(out, axis=1)
-    first = jnp.argmax(left)
-    found = jnp.any(left)
-    return jnp.where(found, first + 1, last), jnp.where(found, jnp.argmax(out[first]), -1)
+        return path
+    gaps = jax.vmap(distances)(path.times, path.states)
+    if not between:
+        out = gaps[1:] <= 0
+        left, first = jnp.any(out), jnp.argmax(jnp.any(out, axis=1))
+        end = jnp.where(left, first + 1, path.exit)
+        side = jnp.where(left, jnp.argmax(out[first]), -1)
+        return dataclasses.replace(path, exit=end, side=side)
+    chance_key, time_key, place_key = jax.random.split(key, 3)
+    slopes = jax.vmap(jax.jacfwd(distances, argnums=1))(path.times[:-1], path.states[:-1])
+    pushes = slopes @ jax.vmap(equation.diffusion)(path.times[:-1], path.states[:-1])
+    variances = jnp.sum(pushes**2, axis=-1) * jnp.diff(path.times)[:, None]
+    before, after = gaps[:-1], gaps[1:]
+    # The chance that a Brownian bridge comes down to zero on its way.
+    chances = jnp.exp(-2 * jnp.maximum(before * after, 0) / variances)
+    uniforms = jax.random.uniform(chance_key, before.shape[:1], before.dtype)
+    out = (before <= 0) | (after <= 0) | (uniforms[:, None] < chances)
+    left, first = jnp.any(out), jnp.argmax(jnp.any(out, axis=1))
+    shares = _hitting(before[first], after[first], variances[first], time_key)
+    shares = jnp.where(out[first], shares, jnp.inf)
+    side = jnp.argmin(shares)
+    level = (gaps[first, side], gaps[first + 1, side], pushes[first, side])
+    gone = _cut(equation, path, first, shares[side], level, place_key)
+    gone = dataclasses.replace(gone, exit=first + 1, side=side)
+    stays = dataclasses.replace(path, side=jnp.full_like(side, -1))
+    return jax.tree.map(lambda a, b: jnp.where(left, a, b), gone, stays)
+
+
+def _hitting(before: Array, after: Array, variances: Array, key: Any) -> Array:
+    """When bridges that come down to zero do so first, as a share of the step; one for each side.
+
+    The share over what is left of the step has the inverse Gaussian law of a Brownian motion's
+    first passage, drawn as a root of a quadratic equation; a bridge that ends above zero passes it
+    as its mirror image does.
+    """
+    tiny = jnp.finfo(before.dtype).tiny
+    start = jnp.maximum(before, 0)
+    other = jnp.maximum(jnp.abs(after), jnp.finfo(before.dtype).eps * start + tiny)
+    mean = start / other
+    normal_key, choice_key = jax.random.split(key)
+    normal = jax.random.normal(normal_key, before.shape, before.dtype)
+    q = normal**2 * variances / jnp.maximum(start * other, tiny)  # normal^2 mean / shape
+    grown = 1 + q / 2 + jnp.sqrt(q + q**2 / 4)
+    early = jax.random.uniform(choice_key, before.shape, before.dtype) * (1 + grown) < grown
+    root = jnp.where(early, mean / grown, mean * grown)
+    return jnp.where(start > 0, 1 - 1 / (1 + root), 0)
+
+
+def _cut(
+    equation: BackwardEquation, path: Path, first: Array, share: Array, level: Any, key: Any
+) -> Path:
+    """The path with the end of a step moved to a share of it, where the distance is zero.
+
+    On the bridge between the ends of the step; `level` are the distance before and after, and what
+    the noise adds to it: along that direction the bridge is where the distance tells it to be.
+    """
+    before, after, push = level
+    x, increment = path.states[first], path.noise[first]
+    t, width = path.times[first], path.times[first + 1] - path.times[first]
+    drawn = jax.random.normal(key, increment.shape, increment.dtype)
+    part = share * increment + jnp.sqrt(share * (1 - share) * width) * drawn
+    wanted = -before - share * (after - before - push @ increment)
+    part = part + push * (wanted - push @ part) / (push @ push)
+    diffusion = equation.diffusion(path.times[first], x)
+    drift = path.states[first + 1] - x - diffusion @ increment
+    return dataclasses.replace(
+        path,
+        times=path.times.at[first + 1].set(t + share * width),
+        states=path.states.at[first + 1].set(x + share * drift + diffusion @ part),
+        noise=path.noise.at[first].set(part),
+    )
 
 
 class BackwardSolution(eqx.Module):
@@ -231,9 +302,7 @@ def _costs(equation: BackwardEquation, path: Path) -> Array:
     drives = jax.vmap(lambda t, x, seen: equation.driver(t, x, nothing, still, seen))(
         path.times[:-1], path.states[:-1], path.seen[:-1]
     )
-    widths = path.times[1:] - path.times[:-1]
-    held = jnp.where(jnp.arange(widths.size) < path.exit, widths, 0)
-    return held @ drives
+    return path.held @ drives
 
 
 def likelihood_ratio(equation: BackwardEquation, path: Path) -> Float[Array, ""]:
@@ -241,9 +310,9 @@ def likelihood_ratio(equation: BackwardEquation, path: Path) -> Float[Array, ""]
     if equation.tilt is None:
         return jnp.ones_like(path.times[0])
     tilts = jax.vmap(equation.tilt)(path.times[:-1], path.states[:-1])
-    widths = path.times[1:] - path.times[:-1]
-    parts = jnp.sum(tilts**2, axis=1) * widths / 2 - jnp.sum(tilts * path.noise, axis=1)
-    return jnp.exp(jnp.sum(jnp.where(jnp.arange(widths.size) < path.exit, parts, 0)))
+    inside = jnp.arange(path.held.size) < path.exit
+    noise = jnp.where(inside, jnp.sum(tilts * path.noise, axis=1), 0)
+    return jnp.exp(jnp.sum(tilts**2, axis=1) @ path.held / 2 - jnp.sum(noise))
 
 
 class _Paths(eqx.Module):
@@ -284,7 +353,9 @@ class DeepBSDE(eqx.Module):
 
     Differs from the usual implementation: one network for all times instead of one for each (as in
     the paper), Y_0 starts at the mean over a pilot batch of the payoff and of what the driver gives
-    for Y = Z = 0, and everything is scaled by what that batch shows.
+    for Y = Z = 0, and everything is scaled by what that batch shows. A path ends at the time and
+    place of its exit, not at the step's end: what is lost at a default shortly before the horizon
+    would be that at the horizon, where nothing is posted any more.
 
     Cost: `iterations * batch * steps` evaluations of the network and their gradient.
     """

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
 from nearly.core.tally import counted
-from nearly.dynamics.bsde import STEPS, Path, simulate
+from nearly.dynamics.bsde import STEPS, Path, simulate, stopped, unstopped
 from nearly.dynamics.market import Market
 from nearly.dynamics.xva import CleanValue, Structure
 
@@ -84,13 +84,6 @@ nested_monte_carlo = NestedMonteCarlo()
 least_squares_monte_carlo = LeastSquaresMonteCarlo()
 
 
-def _outer(market: Market, steps: int, key: Any, dtype: str) -> Path:
-    equation = Structure(market, dtype=dtype).equation(
-        CleanValue(market), outputs=1, defaultable=True
-    )
-    return simulate(equation, steps, key)
-
-
 @eqx.filter_jit
 def _nested(
     method: NestedMonteCarlo, market: Market, outer: int, key: Any, dtype: str
@@ -121,9 +114,11 @@ def _nested(
         later = jax.vmap(lambda y: value(t + wait, y, value_key))(states)
         return now, jnp.quantile(later - now, market.level)
 
+    outside = structure.equation(CleanValue(market), outputs=1, defaultable=True)
+
     def one(key: Any) -> dict[str, Array]:
         path_key, node_key = jax.random.split(key)
-        path = _outer(market, method.steps, path_key, dtype)
+        path = simulate(outside, method.steps, path_key)
         assets = path.states[:, : market.assets]
         keys = jax.random.split(node_key, method.steps + 1)
         values, margins = jax.lax.map(lambda i: node(*i), (path.times, assets, keys))
@@ -137,31 +132,68 @@ def _nested(
 def _regressed(
     method: LeastSquaresMonteCarlo, market: Market, count: int, delay: int, key: Any, dtype: str
 ) -> dict[str, Array]:
-    paths = jax.vmap(lambda k: _outer(market, method.steps, k, dtype))(jax.random.split(key, count))
-    means = jnp.mean(paths.states[..., : market.assets], axis=-1).T  # [nodes, paths]
-    times = paths.times[0]
-    payoffs = jax.vmap(market.payoff)(paths.states[:, -1, : market.assets])
+    equation = Structure(market, dtype=dtype).equation(
+        CleanValue(market), outputs=1, defaultable=True
+    )
+
+    def both(key: Any) -> tuple[Path, Path]:
+        free_key, exit_key = jax.random.split(key)
+        free = unstopped(equation, method.steps, free_key)
+        return free, stopped(equation, free, exit_key)
+
+    free, ended = jax.vmap(both)(jax.random.split(key, count))
+    times = free.times[0]
+    means, here = (_geometric_means(market, path) for path in (free, ended))
+    # Each fit is evaluated on the free paths, at the nodes of those that end, and at their next.
+    places = jnp.stack([means, here, jnp.concatenate([here[1:], here[-1:]])], axis=1)
+    payoffs = jax.vmap(market.payoff)(free.states[:, -1, : market.assets])
     discounted = jnp.exp(-market.rate * (market.horizon - times))[:, None] * payoffs
 
-    def fitted(state: Array, targets: Array) -> Array:
-        centred = (state - jnp.mean(state)) / (jnp.std(state) + jnp.finfo(dtype).eps)
-        basis = jnp.clip(centred, -5, 5)[:, None] ** jnp.arange(method.degree + 1)
-        return basis @ jnp.linalg.lstsq(basis, targets)[0]
+    def fitted(targets: Array) -> Array:
+        return jax.lax.map(lambda node: _fit(method.degree, *node), (means, targets, places))
 
-    values = jax.lax.map(lambda i: fitted(*i), (means, discounted)).at[-1].set(payoffs)
+    at_end = jax.vmap(jax.vmap(lambda mean: market.payoff(mean[None])))(places[-1])
+    values = fitted(discounted).at[-1].set(at_end)
     margins = jnp.zeros_like(values)
     if market.margined:
-        gains = jnp.concatenate([values[delay:], jnp.tile(values[-1:], (delay, 1))]) - values
-        expected = jax.lax.map(lambda i: fitted(*i), (means, gains))
-        spread = jax.lax.map(lambda i: fitted(*i), (means, (gains - expected) ** 2))
-        third = jax.lax.map(lambda i: fitted(*i), (means, (gains - expected) ** 3))
+        own = values[:, 0]
+        gains = jnp.concatenate([own[delay:], jnp.tile(own[-1:], (delay, 1))]) - own
+        expected = fitted(gains)
+        left = gains - expected[:, 0]
+        spread, third = fitted(left**2), fitted(left**3)
         least = market.spot * jnp.finfo(dtype).eps  # deviations below are rounding
         deviation = jnp.sqrt(jnp.maximum(spread, least**2))
         skewness = jnp.clip(third / deviation / deviation / deviation, -2, 2)
         high = norm.ppf(jnp.asarray(market.level, dtype))
         margins = expected + deviation * (high + (high**2 - 1) / 6 * skewness)
-    flows = jax.vmap(lambda path, v, m: cash_flows(market, path, v, m))(paths, values.T, margins.T)
+    along = (_on_path(ended, times, grid) for grid in (values, margins))
+    flows = jax.vmap(lambda path, v, m: cash_flows(market, path, v, m))(ended, *along)
     return jax.tree.map(lambda samples: jnp.mean(samples, axis=0), flows)
+
+
+def _geometric_means(market: Market, paths: Path) -> Float[Array, "nodes paths"]:
+    """Their logarithms."""
+    return jnp.mean(paths.states[..., : market.assets], axis=-1).T
+
+
+def _fit(degree: int, state: Array, targets: Array, places: Array) -> Array:
+    """A polynomial fitted to targets, at other places."""
+    spread = jnp.std(state) + jnp.finfo(state.dtype).eps
+
+    def basis(at: Array) -> Array:
+        centred = (at - jnp.mean(state)) / spread
+        return jnp.clip(centred, -5, 5)[..., None] ** jnp.arange(degree + 1)
+
+    return basis(places) @ jnp.linalg.lstsq(basis(state), targets)[0]
+
+
+def _on_path(paths: Path, times: Array, grid: Float[Array, "nodes 3 paths"]) -> Array:
+    """What the fits say along paths [paths, nodes]; between two of them at an exit."""
+    number = jnp.arange(grid.shape[2])
+    last = paths.exit - 1
+    share = (paths.times[number, paths.exit] - times[last]) / (times[1] - times[0])
+    end = (1 - share) * grid[last, 2, number] + share * grid[paths.exit, 1, number]
+    return grid[:, 1].T.at[number, paths.exit].set(end)
 
 
 def cash_flows(
@@ -174,14 +206,13 @@ def cash_flows(
 
     **Arguments:** the clean value and the margin at the nodes of the path.
     """
-    times, step = path.times, path.times[1]
+    times = path.times
     discount = jnp.exp(-market.rate * times)
-    alive = (jnp.arange(times.size) < path.exit) & (jnp.arange(times.size) < times.size - 1)
     open_values = (1 - market.collateral) * values
     at = path.exit
     theirs = market.counterparty.loss * jnp.maximum(open_values[at] - margins[at], 0)
     ours = market.bank.loss * jnp.maximum(-(open_values[at] + margins[at]), 0)
-    held = discount * alive * step
+    held = discount * jnp.append(path.held, 0)
     colva = market.collateral_spread * market.collateral * held * values
     mva = market.margin_spread * held * margins
     cva = discount[at] * jnp.where(path.side == 0, theirs, 0)
