@@ -17,13 +17,8 @@ from nearly.core.compare import compare
 from nearly.core.errors import InputError
 from nearly.core.lazy import load
 from nearly.dynamics.backward_methods import BackwardRegression, TrainedValue
-from nearly.dynamics.bsde import (
-    DeepBSDE,
-    PinballRegression,
-    likelihood_ratio,
-    simulate,
-    target,
-)
+from nearly.dynamics.backward_paths import likelihood_ratio, simulate, target
+from nearly.dynamics.bsde import DeepBSDE
 from nearly.dynamics.exposure import LeastSquaresMonteCarlo, NestedMonteCarlo
 from nearly.dynamics.market import Market, Obligor
 from nearly.dynamics.problems.backward import (
@@ -35,6 +30,7 @@ from nearly.dynamics.problems.backward import (
     logistic_wave,
     valuation_adjustments,
 )
+from nearly.dynamics.quantile import PinballRegression
 from nearly.dynamics.xva import CleanValue, DeepXVA, Structure
 
 KEY = jax.random.key(11)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
-from nearly.dynamics.bsde import BackwardEquation, DeepBSDE, simulate, target
+from nearly.dynamics.backward_paths import BackwardEquation, simulate, target
+from nearly.dynamics.bsde import DeepBSDE
 
 
 class TrainedValue(eqx.Module):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
 from nearly.core.tally import counted
-from nearly.dynamics.bsde import STEPS, Path, simulate, stopped, unstopped
+from nearly.dynamics.backward_paths import STEPS, Path, simulate, stopped, unstopped
 from nearly.dynamics.market import Market
 from nearly.dynamics.xva import CleanValue, Structure
 

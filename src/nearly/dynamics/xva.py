@@ -28,16 +28,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nearly.core.errors import InputError
-from nearly.dynamics.bsde import (
-    BackwardEquation,
-    BackwardSolution,
-    DeepBSDE,
-    Path,
-    PinballRegression,
-    Quantile,
-    simulate,
-)
+from nearly.dynamics.backward_paths import BackwardEquation, Path, simulate
+from nearly.dynamics.bsde import BackwardSolution, DeepBSDE
 from nearly.dynamics.market import Market
+from nearly.dynamics.quantile import PinballRegression, Quantile
 
 FLATTEST = 0.2  # of the payoff's deviation: values that move less are not told apart from it
 ADJUSTMENTS = ("value", "margin", "colva", "cva", "dva", "mva", "fva")

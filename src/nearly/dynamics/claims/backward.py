@@ -14,7 +14,8 @@ from jax.scipy.stats import norm
 
 from nearly.core.claim import Expected, claim
 from nearly.core.tally import tally
-from nearly.dynamics.bsde import STEPS, DeepBSDE
+from nearly.dynamics.backward_paths import STEPS
+from nearly.dynamics.bsde import DeepBSDE
 from nearly.dynamics.exposure import LeastSquaresMonteCarlo, NestedMonteCarlo
 from nearly.dynamics.problems.backward import (
     MARKETS,

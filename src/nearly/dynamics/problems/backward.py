@@ -16,7 +16,7 @@ from jaxtyping import Array
 from nearly.core.errors import InputError, UnknownName
 from nearly.core.problem import Problem
 from nearly.core.tally import tally
-from nearly.dynamics.bsde import STEPS, BackwardEquation
+from nearly.dynamics.backward_paths import STEPS, BackwardEquation
 from nearly.dynamics.market import Market, Obligor
 
 NEGLIGIBLE = 1e-4  # what is less, beside the largest value asked for, is not judged
