@@ -260,6 +260,29 @@ def test_nested_adjustments_meet_the_closed_forms() -> None:
 
 
 @pytest.mark.slow
+def test_wrong_way_losses_hang_neither_on_the_steps_nor_on_the_method() -> None:
+    """Where a default comes as the portfolio gains; the clean value is known, so one step is
+    enough for the loss, and three times that without correlation."""
+    market = Market(wrong_way=-0.6, bank=Obligor(barrier=1e-6))
+    equation = Structure(market).equation(CleanValue(market), outputs=1, defaultable=True)
+
+    @jax.jit
+    def loss(path):
+        t, x = path.times[path.exit], path.states[path.exit]
+        value = market.value(t, jnp.exp(x[0]))
+        return jnp.where(path.side == 0, 0.6 * jnp.exp(-market.rate * t) * value, 0)
+
+    one, many = (jnp.mean(jax.vmap(loss)(paths_of(equation, n, 40_000))) for n in (1, 16))
+    assert float(one) == pytest.approx(float(many), abs=0.1)  # three standard errors
+    found = LeastSquaresMonteCarlo()(market, 32768, key=KEY)["cva"]
+    assert float(found) == pytest.approx(float(many), abs=0.1)
+    found = DeepXVA()(market, 300, key=KEY).report()["cva"]
+    assert float(found) == pytest.approx(float(many), abs=0.15)
+    plain = dataclasses.replace(market, wrong_way=0.0)
+    assert float(many) > 2.5 * closed_adjustments(plain)["cva"]
+
+
+@pytest.mark.slow
 def test_all_layers_meet_the_closed_forms() -> None:
     market = MARKETS["margined"]
     found, truth = DeepXVA()(market, 600, key=KEY).report(), closed_adjustments(market)
