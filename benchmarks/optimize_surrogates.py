@@ -18,12 +18,12 @@ import numpy as np
 import optax
 from alternating import Row, main, pairs
 
-from nearly.optimize.optex import optex
+from nearly.optimize.parallel_iterations import optex
 from nearly.optimize.problems.finite_sum import FiniteSum, WithRate
 from nearly.optimize.problems.imitation import imitation_control
 from nearly.optimize.problems.sums import autoencoder_digits
 from nearly.optimize.subspace import fosi_adam, fosi_heavy_ball
-from nearly.optimize.target_surrogates import target_surrogates
+from nearly.optimize.target_space import target_surrogates
 
 STEPS = 100
 RATES = tuple(float(rate) for rate in np.geomspace(1e-3, 1, 7))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -41,6 +43,15 @@ def test_public_names_load_and_are_typed() -> None:
         assert re.search(rf"\bas {name}\b", stub), name
     with pytest.raises(AttributeError, match="no attribute 'compere'"):
         nearly.compere  # noqa: B018
+
+
+@pytest.mark.parametrize("room", catalogue.ROOMS)
+def test_no_module_hides_a_public_name(room: str) -> None:
+    """A module that is imported becomes an attribute of its package, whatever was there."""
+    package = load(f"nearly.{room}")
+    beside = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    for name in beside & {*package.__all__}:
+        assert isinstance(package.__getattr__(name), ModuleType), name
 
 
 def test_every_catalogue_line_loads_and_cites_a_known_paper() -> None:

@@ -301,6 +301,8 @@ def wait(*arguments):
 """
 
 
+# JAX, where another test of this process has begun it, warns of the fork that `preexec_fn` needs.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("phase", ["while a file is read", "in the middle of a run"])
 def test_ctrl_c_shows_no_traceback(phase: str, own_folder: Path) -> None:
     sleepy = own_folder / "sleepy.py"

@@ -128,7 +128,7 @@ def test_adaptive_steps_in_single_precision_batches_events_and_results(name):
     solver = SOLVERS[name]
     many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), start(dtype="float32"))
     k = jnp.asarray([1.0, 0.5, jnp.nan], jnp.float32)
-    loose, tight, never = jnp.float32(3e-5), jnp.float32(1e-9), jnp.float32(-1)
+    loose, tight, never = jnp.float32(3e-5), jnp.float32(1e-12), jnp.float32(-1)
     _, ys, steps, codes = adaptive(solver, many, k, never, loose)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(ys))
     np.testing.assert_array_equal(codes, [ENDED, ENDED, RAN_OUT])

@@ -13,10 +13,10 @@ import optax
 from nearly.core.problem import Tuned
 from nearly.curvature import fisher
 from nearly.optimize import accelerate, adaptive, kronecker, model_building, subspace
-from nearly.optimize.optex import optex as _optex
+from nearly.optimize.parallel_iterations import optex as _optex
 from nearly.optimize.problems import scheduled
 from nearly.optimize.problems.finite_sum import WithRate
-from nearly.optimize.target_surrogates import target_surrogates as _target_surrogates
+from nearly.optimize.target_space import target_surrogates as _target_surrogates
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-4, 10, 11))
 """Half-decades. Methods whose rates are in other units than Adam's need the upper end."""

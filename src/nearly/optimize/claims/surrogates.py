@@ -16,12 +16,12 @@ import optax
 from nearly.core.claim import Expected, claim
 from nearly.datasets import breast_cancer
 from nearly.optimize.claims.trained import trained, tuned
-from nearly.optimize.optex import estimate, optex
+from nearly.optimize.parallel_iterations import estimate, optex
 from nearly.optimize.problems.finite_sum import FiniteSum
 from nearly.optimize.problems.imitation import imitation_control
 from nearly.optimize.problems.sums import softmax_digits
 from nearly.optimize.problems.tasks import Classifier
-from nearly.optimize.target_surrogates import target_surrogates
+from nearly.optimize.target_space import target_surrogates
 
 SEEDS = (0, 1, 2)
 INNER = 10

@@ -10,7 +10,7 @@ import pytest
 
 from nearly.core.tally import counted, tally
 from nearly.errors import InputError
-from nearly.optimize.optex import (
+from nearly.optimize.parallel_iterations import (
     LENGTHS,
     estimate,
     last,

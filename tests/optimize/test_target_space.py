@@ -15,7 +15,7 @@ from nearly.errors import InputError
 from nearly.optimize.problems.finite_sum import WithRate
 from nearly.optimize.problems.imitation import Imitation, imitation_control
 from nearly.optimize.problems.sums import interpolating_least_squares
-from nearly.optimize.target_surrogates import TargetSearch, armijo, target_surrogates
+from nearly.optimize.target_space import TargetSearch, armijo, target_surrogates
 
 INPUTS = np.random.default_rng(0).normal(size=(12, 3))
 TARGETS = INPUTS @ [1.0, -2.0, 0.5] + np.random.default_rng(1).normal(size=12)
