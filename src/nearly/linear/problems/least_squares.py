@@ -123,7 +123,7 @@ class LeastSquares(Problem):
 def refined_least_squares(
     matrix: Float[np.ndarray, "n d"], rhs: Float[np.ndarray, " n"], steps: int = 3
 ) -> Float[np.ndarray, " d"]:
-    """x and r of [I A; A^T 0][r; x] = [b; 0] by QR, refined with residuals in extended precision.
+    """x of `[I A; A^T 0] [r; x] = [b; 0]` by QR, refined with residuals in extended precision.
 
     Björck's refinement: plain QR is off by the square of the condition number times the residual.
     """
