@@ -23,7 +23,7 @@ from alternating import Row, main, milliseconds, pairs
 
 from nearly.core.problem import Host
 from nearly.core.tally import tally
-from nearly.dynamics import peers
+from nearly.dynamics import peers, solvers
 from nearly.dynamics.claims.stiff import kaps, kaps_solution, random_mesh
 from nearly.dynamics.deferred import deferred_bdf
 from nearly.dynamics.jacobians import Banded, Dense, Sparse
@@ -96,9 +96,11 @@ def stiff(name: str) -> Callable[[], list[Row]]:
         """MSRKTASE beside implicit solvers, errors 1e-3 to 1e-6 at the end, float64."""
         ours = {"msrktase2": msrktase2(), "msrktase3": msrktase3()}
         rivals = {
-            "Kvaerno3": dfx.Kvaerno3(),
-            "Kvaerno5": dfx.Kvaerno5(),
-            "KenCarp4": dfx.KenCarp4(),
+            "Kvaerno3": solvers.kvaerno3,
+            "Kvaerno5": solvers.kvaerno5,
+            "Kvaerno5, patient": solvers.kvaerno5_patient,
+            "KenCarp4": solvers.kencarp4,
+            "KenCarp4, patient": solvers.kencarp4_patient,
             "SciPy Radau": peers.scipy_radau,
             "SciPy BDF": peers.scipy_bdf,
             "SciPy LSODA": peers.scipy_lsoda,

@@ -46,7 +46,7 @@ def test_the_estimate_of_the_global_error_is_that_of_the_level_below():
     def run(corrections):
         return dfx.diffeqsolve(
             dfx.ODETerm(decay),
-            DeferredBDF2(corrections),
+            DeferredBDF2(corrections, together=None),
             0.0,
             1.0,
             1 / 32,
@@ -56,9 +56,37 @@ def test_the_estimate_of_the_global_error_is_that_of_the_level_below():
 
     plain, corrected = run(0), run(1)
     error = plain.ys[-1] - np.cos(1.0)
-    estimate = DeferredBDF2.global_error(corrected.solver_state)
+    apart = DeferredBDF2(1, together=None)
+    estimate = apart.global_error(corrected.solver_state)
     np.testing.assert_allclose(-estimate, error, rtol=0.1)
-    np.testing.assert_allclose(DeferredBDF2.global_error(plain.solver_state), 0)
+    np.testing.assert_allclose(apart.global_error(plain.solver_state), 0)
+    with pytest.raises(InputError, match="together=None"):
+        DeferredBDF2(1).global_error(corrected.solver_state)
+
+
+def relaxation(t, y, args):
+    """Van der Pol's equation: slow, then a thousand times as fast."""
+    return jnp.stack([y[1], 1000 * ((1 - y[0] ** 2) * y[1]) - y[0]])
+
+
+@pytest.mark.parametrize("together", [20, None])
+def test_levels_that_meet_are_of_use_to_each_other_for_long(together):
+    """Apart, u is late by whole transitions, and its matrix does not fit z's equations."""
+    found = dfx.diffeqsolve(
+        dfx.ODETerm(relaxation),
+        deferred_bdf(4, together),
+        0.0,
+        2000.0,
+        None,
+        jnp.array([2.0, 0.0]),
+        stepsize_controller=dfx.PIDController(rtol=1e-4, atol=1e-7),
+        max_steps=1000,
+        throw=False,
+    )
+    if together is None:
+        assert found.result == dfx.RESULTS.max_steps_reached
+    else:
+        np.testing.assert_allclose(found.ys[-1, 0], 1.706167732170469, rtol=1e-3)
 
 
 def test_a_jump_begins_a_new_history():
@@ -104,6 +132,8 @@ def test_what_cannot_be_is_refused():
         DeferredBDF2(iterations=1)
     with pytest.raises(InputError, match="parts 0"):
         DeferredBDF2(parts=0)
+    with pytest.raises(InputError, match="together 5 must be at least 6"):
+        DeferredBDF2(together=5)
     with pytest.raises(InputError, match="order 5"):
         deferred_bdf(5)
     with pytest.raises(InputError, match="rtol 2"):

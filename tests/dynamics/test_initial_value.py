@@ -6,6 +6,7 @@ import diffrax as dfx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 import pytest
 
 from nearly.core import catalogue
@@ -23,6 +24,7 @@ from nearly.dynamics.problems.initial_value import (
     standard,
 )
 from nearly.dynamics.problems.oscillator import Oscillator
+from nearly.dynamics.solvers import PatientChord
 from nearly.errors import InputError, UnknownName
 
 # The last lines of the reference solutions of the Test Set for IVP Solvers (Mazzia, Magherini).
@@ -214,6 +216,24 @@ def test_a_solver_that_does_not_arrive_has_an_infinite_error():
     assert trial.status == "diverged"
     # It has the error of one that does not arrive, not an exception.
     assert trial.errors["final"] == np.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [dfx.Kvaerno5, dfx.KenCarp4])
+def test_a_patient_iteration_loses_no_steps(solver):
+    """Beside Newton's, which takes the Jacobian anew at each iteration."""
+
+    def steps(finder):
+        method = solver(root_finder=dfx.with_stepsize_controller_tols(finder)())
+        with tally() as counts:
+            standin = problem.build(method, 1e-5, key=None)
+            errors = problem.errors(np.asarray(problem.apply(standin, key=None)))
+        assert errors["final"] < 1e-6
+        return counts.read()["steps*"]
+
+    problem = standard("rober")
+    with jax.enable_x64(True):
+        assert steps(PatientChord) <= 1.1 * steps(optx.Newton)
 
 
 def test_the_solution_of_prothero_and_robinson_is_one():

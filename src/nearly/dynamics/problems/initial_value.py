@@ -23,6 +23,7 @@ from nearly.core.tally import counted
 from nearly.dynamics.problems.equations import CASES
 from nearly.dynamics.problems.known import airy_values, prothero_robinson_value
 from nearly.dynamics.problems.oscillator import Oscillator
+from nearly.dynamics.solvers import kvaerno5_patient, tsit5
 
 ORACLE = "f"
 STEPS = "steps*"
@@ -58,7 +59,8 @@ class InitialValueProblem(Problem):
     A method (protocol `ode-solvers`) is one of
 
     - a diffrax solver, step-size controller or adjoint (the others then are diffrax's implicit
-      Kvaerno5, or Tsit5 where `stiff` is false, a `PIDController` and the default adjoint);
+      Kvaerno5 with a `PatientChord`, or Tsit5 where `stiff` is false, a `PIDController` and the
+      default adjoint);
     - a mapping of keyword arguments of `diffrax.diffeqsolve`. With a `ConstantStepSize` the dial is
       the number of steps, with any other controller the relative tolerance;
     - a function `(field, start, times, tolerance) -> values [times, d]` that JAX can trace; it may
@@ -283,7 +285,7 @@ def _arguments(method: Any, stiff: bool) -> dict[str, Any] | None:
         )
     if not given:
         return None
-    solver = given.get("solver") or (dfx.Kvaerno5() if stiff else dfx.Tsit5())
+    solver = given.get("solver") or (kvaerno5_patient if stiff else tsit5)
     adaptive = isinstance(solver, dfx.AbstractAdaptiveSolver)
     controller = dfx.PIDController(rtol=1e-3, atol=1e-3) if adaptive else dfx.ConstantStepSize()
     return {"stepsize_controller": controller, **given, "solver": solver}
