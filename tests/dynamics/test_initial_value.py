@@ -16,6 +16,7 @@ from nearly.core.measure import run_trial
 from nearly.core.problem import Host
 from nearly.core.tally import tally
 from nearly.dynamics import peers
+from nearly.dynamics.chord import PatientChord
 from nearly.dynamics.problems.equations import CASES
 from nearly.dynamics.problems.initial_value import (
     InitialValueProblem,
@@ -24,7 +25,6 @@ from nearly.dynamics.problems.initial_value import (
     standard,
 )
 from nearly.dynamics.problems.oscillator import Oscillator
-from nearly.dynamics.solvers import PatientChord
 from nearly.errors import InputError, UnknownName
 
 # The last lines of the reference solutions of the Test Set for IVP Solvers (Mazzia, Magherini).

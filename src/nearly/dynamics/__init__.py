@@ -281,6 +281,7 @@ __getattr__, __all__ = attach(
         "shoot": "nearly.dynamics.orbits:shoot",
         "Banded": "nearly.dynamics.jacobians:Banded",
         "DeferredBDF2": "nearly.dynamics.deferred:DeferredBDF2",
+        "PatientChord": "nearly.dynamics.chord:PatientChord",
         "Given": "nearly.dynamics.jacobians:Given",
         "Sparse": "nearly.dynamics.jacobians:Sparse",
         "deferred_bdf": "nearly.dynamics.deferred:deferred_bdf",
