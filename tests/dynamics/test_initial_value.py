@@ -210,10 +210,13 @@ def test_an_equation_of_the_users_own_is_compared(tmp_path, fresh_store):
     assert first.error > 10 * second.error > 0
 
 
-def test_a_solver_that_does_not_arrive_has_an_infinite_error():
+def test_a_solver_that_does_not_arrive_has_an_infinite_error_and_says_why():
     problem = small(max_steps=3, truth=None)
     trial, _ = run_trial(problem, dfx.Tsit5(), 1e-10, 0)
     assert trial.status == "diverged"
+    assert trial.reason == "it does not reach the end; max_steps is 3"
+    assert problem.trouble(np.array([1.0, np.nan])) == "the solution becomes nan"
+    assert problem.trouble(np.array([1e300])) == ""
     # It has the error of one that does not arrive, not an exception.
     assert trial.errors["final"] == np.inf
 

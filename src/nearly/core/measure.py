@@ -166,7 +166,8 @@ def _trial(problem: Problem, method: Any, dial: Dial, seed: int) -> tuple[Trial,
     setup_seconds = time.perf_counter() - start + problem.spent(method, dial)
     _, key = keys(seed)
     use = prepare(problem, standin, key)
-    errors = {n: float(e) for n, e in problem.errors(to_host(use())).items()}
+    value = to_host(use())
+    errors = {n: float(e) for n, e in problem.errors(value).items()}
     with tally() as counts:
         prepare(problem, standin, key, counted=True)()
     work = {**_used(counts.read()), **problem.work(standin)}
@@ -183,7 +184,8 @@ def _trial(problem: Problem, method: Any, dial: Dial, seed: int) -> tuple[Trial,
     )
     first = next(iter(errors.values()))
     if not math.isfinite(first):
-        trial = replace(trial, status="diverged", reason=f"the error is {first}")
+        reason = problem.trouble(value) or f"the error is {first}"
+        trial = replace(trial, status="diverged", reason=reason)
     return trial, standin
 
 

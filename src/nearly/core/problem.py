@@ -77,6 +77,10 @@ class Problem(eqx.Module):
         """How wrong a value is, on the host in float64 or better; the first is `error_name`."""
         raise NotImplementedError(f"{type(self).__name__} must define errors")
 
+    def trouble(self, value: Any) -> str:
+        """Why a value's error is not finite, in a few words; "" to say no more than what it is."""
+        return ""
+
     def floor(self) -> float:
         """The smallest error this problem can tell from zero."""
         return 0.0

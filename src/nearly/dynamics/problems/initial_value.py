@@ -237,6 +237,13 @@ class InitialValueProblem(Problem):
             "l2": l2 if np.isfinite(l2) else np.inf,
         }
 
+    def trouble(self, value: Any) -> str:
+        if np.any(np.isnan(value)):
+            return "the solution becomes nan"
+        if np.all(np.isfinite(value)):
+            return ""
+        return f"it does not reach the end; max_steps is {self.max_steps}"
+
 
 class Traced(eqx.Module):
     """A solver that is a plain function, and its tolerance."""
