@@ -92,7 +92,7 @@ def truncated_wkb(
     Raises `InputError` for arguments out of range, and where a is not positive at a node (inside
     jit: equinox's error at run time).
 
-    Costs `nodes` expansions of a to order `most`, and `nodes * most^3` multiplications.
+    Costs `nodes` expansions of a to order `most`, and some `nodes * most^4 / 8` multiplications.
     """
     if order is not None and not 0 <= order <= most:
         raise InputError(f"order {order} must lie between 0 and the {most} terms that are computed")
@@ -142,7 +142,7 @@ def _solve(
         x, jnp.ones_like(x)
     )
     bad = jnp.any(~(series[:, 0] > 0)) | ~(epsilon > 0) | ~(half > 0)
-    slopes = jax.vmap(_recursion)(series)  # [nodes, terms]
+    slopes = _recursion(series.T).T  # [nodes, terms]
     integrals = half * (integrate @ slopes)
 
     count = jnp.arange(most + 2)
@@ -160,35 +160,50 @@ def _solve(
     return solution, bad
 
 
-def _recursion(a: Float[Array, " k"]) -> Float[Array, " k"]:
-    """`sigma_0 … sigma_(k-1)` at a node, from the Taylor coefficients of a there.
+def _recursion(a: Float[Array, "k nodes"]) -> Float[Array, "k nodes"]:
+    """`sigma_0 … sigma_(k-1)` at the nodes, from the Taylor coefficients of a there.
 
     Term n is known to k - n coefficients; the rest are rubbish that no kept one depends on.
     """
-    size = a.size
-    root = _series_root(a)
-    inverse = _toeplitz(_series_inverse(root))
-    shift = jnp.arange(1, size, dtype=a.dtype)
-    # Terms 1, 2, …, those to come still zero, and the matrices that multiply with them.
-    terms = jnp.zeros((size, size), a.dtype)
-    matrices = jnp.zeros((size, size, size), a.dtype)
-
-    def add(n: Any, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        before, terms, matrices = found
-        slope = jnp.append(before[1:] * shift, 0)
-        partners = jnp.roll(terms[::-1], n + 1, axis=0)  # term n - j in row j
-        products = jnp.einsum("jkl,jl->k", matrices, partners, precision="highest")
-        new = inverse @ (slope - products) / 2
-        return new, terms.at[n].set(new), matrices.at[n].set(_toeplitz(new))
-
-    _, terms, _ = jax.lax.fori_loop(1, size, add, (root, terms, matrices))
-    return terms[:, 0].at[0].set(root[0])
+    size = len(a)
+    root = jax.vmap(_series_root, 1, 1)(a)
+    inverse = _toeplitz(jax.vmap(_series_inverse, 1, 1)(root))
+    terms = jnp.zeros((size, *a.shape), a.dtype).at[0].set(root)
+    known = 1
+    while known < size:
+        terms = _doubled(terms, known, inverse)
+        known *= 2
+    return terms[:, 0]
 
 
-def _toeplitz(a: Float[Array, " k"]) -> Float[Array, "k k"]:
+def _doubled(
+    terms: Float[Array, "k k nodes"], known: int, inverse: Float[Array, "k k nodes"]
+) -> Float[Array, "k k nodes"]:
+    """Terms `known … 2 known - 1` too: of their products the earlier factor is known for all."""
+    size = len(terms)
+    length = size - known + 1
+    earlier = jax.vmap(_toeplitz)(terms[:known, :length])
+    inverse = inverse[:length, :length]
+    first = jnp.arange(known)
+    degrees = jnp.arange(1, length, dtype=terms.dtype)[:, None]
+
+    def add(n: Any, terms: Array) -> Array:
+        # sigma_j sigma_n-j comes twice, but for the one in the middle.
+        times = jnp.where(2 * first < n, 2, 2 * first == n) * (first > 0)
+        later = terms[n - first, :length] * times[:, None, None].astype(terms.dtype)
+        # As sums, not as `einsum`: so they run along the nodes.
+        products = jnp.sum(earlier * later[:, None], axis=(0, 2))
+        slope = jnp.zeros_like(products).at[:-1].set(terms[n - 1, 1:length] * degrees)
+        return terms.at[n, :length].set(jnp.sum(inverse * (slope - products), axis=1) / 2)
+
+    return jax.lax.fori_loop(known, min(2 * known, size), add, terms)
+
+
+def _toeplitz(a: Float[Array, "k ..."]) -> Float[Array, "k k ..."]:
     """The matrix that multiplies a power series with this one."""
-    lag = np.subtract.outer(np.arange(a.size), np.arange(a.size))
-    return jnp.where(lag >= 0, a[np.maximum(lag, 0)], 0)
+    lag = np.subtract.outer(np.arange(len(a)), np.arange(len(a)))
+    below = (lag >= 0).reshape(*lag.shape, *(1 for _ in a.shape[1:]))
+    return jnp.where(below, a[np.maximum(lag, 0)], 0)
 
 
 def _series_root(a: Float[Array, " k"]) -> Float[Array, " k"]:
