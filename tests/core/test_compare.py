@@ -413,3 +413,18 @@ def test_settings_leave_out_arrays_and_tuples_of_them() -> None:
     settings = _settings(Held())
     assert settings["scales"] == [1.0, 2.0]
     assert "data" not in settings
+
+
+def test_a_truth_that_cannot_be_found_is_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from protocols import Slow, sleeper
+
+    class Unknowable(Slow):
+        def floor(self) -> float:
+            raise InputError("no truth")
+
+    monkeypatch.setenv("NEARLY_TEST_LOG", str(log := tmp_path / "log"))
+    with pytest.raises(InputError, match="no truth"):
+        compare(Unknowable(), {"sleeper": sleeper})
+    assert not log.exists()

@@ -380,7 +380,10 @@ def _solved(problem: InitialValueProblem) -> dict[str, np.ndarray]:
 
         values, looser = at(1e-13), at(1e-12)
     if not np.all(np.isfinite(values)):
-        raise InputError(f"the reference solver does not reach the end of {problem.name}")
+        raise InputError(
+            f"the reference solver does not reach the end of {problem.name}: shorten its times if "
+            "the solution goes to infinity, or give a truth and its uncertainty"
+        )
     scale = np.max(np.abs(values), axis=0) + problem.absolute
     uncertainty = np.max(np.abs(values - looser) / scale)
     return {"values": values, "uncertainty": uncertainty}
