@@ -99,21 +99,22 @@ class PatientChord(dfx.VeryChord):
 
     In diffrax 0.7.2 it has diverged, and so the step is halved, where two iterations were not
     enough or their changes are rounding errors: KenCarp4 then does not end, Kvaerno5 takes four to
-    ten times the steps. A change of less than `kappa` tolerances is the last here, and only changes
-    that more than double diverge.
+    ten times the steps. A change of less than `kappa` tolerances, or some rounding errors, is the
+    last here, and only changes that more than double diverge.
     """
 
     def terminate(
         self, fn: Any, y: Any, args: Any, options: Any, state: Any, tags: Any
     ) -> tuple[Any, Any]:
         stop, result = super().terminate(fn, y, args, options, state, tags)
-        small = (state.step >= 2) & (state.diffsize < self.kappa)
+        enough = jnp.maximum(self.kappa, _rounding(state.diffsize) / self.rtol)
+        small = (state.step >= 2) & (state.diffsize < enough)
         fine = small | (state.diffsize <= 2 * state.diffsize_prev)
         early = fine & (result == optx.RESULTS.nonlinear_divergence)
         return stop | small, optx.RESULTS.where(early, optx.RESULTS.successful, result)
 
 
-def _rounding(y: Vector) -> float:
+def _rounding(y: Array) -> float:
     return 50 * float(jnp.finfo(y.dtype).eps)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nearly.core.catalogue import Method
 from nearly.core.errors import InputError, UnknownName
 from nearly.core.problem import Host, Problem
 from nearly.core.store import Store, digest_of
@@ -30,6 +31,8 @@ STEPS = "steps*"
 REJECTED = "rejected steps*"
 TOLERANCES = tuple(10.0**-k for k in range(3, 11))
 STEP_COUNTS = tuple(2**k for k in range(5, 13))
+# What runs by default where nothing is stiff: implicit steps buy nothing there.
+NOT_STIFF = ("diffrax-tsit5", "diffrax-dopri8", "scipy-dop853", "scipy-lsoda")
 Vector = Float[Array, " d"]
 
 
@@ -119,6 +122,15 @@ class InitialValueProblem(Problem):
             )
         if self.max_steps < 1:
             raise InputError(f"max_steps {self.max_steps} must be at least 1")
+
+    def methods(self) -> Mapping[str, Method]:
+        """The catalogue; by default those that are at home on equations of this kind."""
+        known = super().methods()
+        if self.stiff:
+            return known
+        wave = ("truncated-wkb",) if isinstance(self.field, Oscillator) else ()
+        home = {*NOT_STIFF, *wave}
+        return {name: replace(line, default=name in home) for name, line in known.items()}
 
     def dials(self, method: Any) -> Sequence[float]:
         if hasattr(method, "dials"):
