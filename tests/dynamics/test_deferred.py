@@ -89,6 +89,29 @@ def test_levels_that_meet_are_of_use_to_each_other_for_long(together):
         np.testing.assert_allclose(found.ys[-1, 0], 1.706167732170469, rtol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [6, 20])
+def test_levels_that_meet_stir_up_nothing_that_lasts(together):
+    """y' = z y, |z| from 1 to 1e6 steps, 95 degrees from the positive axis (100 where they meet
+    every six): it must decay."""
+    angle = np.deg2rad(95 if together == 20 else 100)
+
+    @jax.vmap
+    def end(size):
+        matrix = size * jnp.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return dfx.diffeqsolve(
+            dfx.ODETerm(lambda t, y, args: matrix @ y),
+            deferred_bdf(4, together),
+            0.0,
+            240.0,
+            1.0,
+            jnp.array([1.0, 0.0]),
+        ).ys[-1]
+
+    sizes = end(jnp.logspace(0, 6, 25))
+    assert np.max(np.linalg.norm(sizes, axis=1)) < 1e-3
+
+
 def test_a_jump_begins_a_new_history():
     """The field changes at 1/2: without the restart the order would be lost there."""
 

@@ -18,6 +18,7 @@ Vector = Inexact[Array, " d"]
 
 
 class _State(eqx.Module):
+    change: Vector
     size: Shaped[Array, ""]
     before: Shaped[Array, ""]
     count: Int[Array, ""]
@@ -28,7 +29,8 @@ class GivenFactors(optx.AbstractRootFinder[Any, Any, Any, _State]):
 
     `options["solve"]` is a function that about inverts the derivative. Differs from optimistix's
     `Chord` in that it factorises nothing itself, and in its scale: each entry is measured by its
-    own size, or a thousandth of the largest one's, so that no absolute tolerance is needed.
+    own size or that of `options["size"]`, whose rounding errors it has, or a thousandth of the
+    largest one's, so that no absolute tolerance is needed.
 
     **Arguments:** `rtol`, `atol`: the error at which it stops, as estimated from the rate of
     convergence; never less than some rounding errors.
@@ -49,7 +51,7 @@ class GivenFactors(optx.AbstractRootFinder[Any, Any, Any, _State]):
     ) -> _State:
         del fn, args, options, f_struct, aux_struct, tags
         infinite = jnp.asarray(jnp.inf, y.real.dtype)
-        return _State(infinite, infinite, jnp.asarray(0))
+        return _State(jnp.full_like(y, jnp.inf), infinite, infinite, jnp.asarray(0))
 
     def step(
         self, fn: Any, y: Vector, args: Any, options: Any, state: _State, tags: Any
@@ -58,10 +60,13 @@ class GivenFactors(optx.AbstractRootFinder[Any, Any, Any, _State]):
         residual, aux = fn(y, args)
         change = options["solve"](residual)
         y = y - change
-        own = jnp.maximum(jnp.abs(y), 1e-3 * jnp.max(jnp.abs(y)))
+        own = jnp.maximum(jnp.abs(y), options["size"])
+        own = jnp.maximum(own, 1e-3 * jnp.max(own))
         scale = self.atol + max(self.rtol, _rounding(y)) * own
         scale = jnp.where(scale == 0, 1, scale)
-        return y, _State(self.norm(change / scale), state.size, state.count + 1), aux
+        # Both by the scale of today: y may have lost decades of its size.
+        size, before = self.norm(change / scale), self.norm(state.change / scale)
+        return y, _State(change, size, before, state.count + 1), aux
 
     def terminate(
         self, fn: Any, y: Vector, args: Any, options: Any, state: _State, tags: Any
@@ -124,16 +129,18 @@ def root(
     start: Vector,
     finder: GivenFactors,
     most: int,
+    size: Any = 0.0,
 ) -> tuple[Vector, optx.RESULTS]:
     """The root of a function, and whether it was found within `most` iterations.
 
-    Derivatives are those of the root, whatever the iterations were.
+    `size` is that of what the function adds up. Derivatives are those of the root, whatever the
+    iterations were.
     """
     found = optx.root_find(
         lambda y, _: function(y),
         finder,
         jax.lax.stop_gradient(start),
-        options={"solve": solve},
+        options={"solve": solve, "size": jax.lax.stop_gradient(size)},
         max_steps=most,
         throw=False,
     )

@@ -76,6 +76,11 @@ class Mesh(eqx.Module):
     def lag(self) -> Any:
         return self.ratio**2 / (1 + self.ratio)
 
+    def extrapolated(self, values: Inexact[Array, "2 d"]) -> Vector:
+        """To the new time, but not far: a step may be a thousand times the one before."""
+        last, older = values
+        return last + jnp.minimum(self.ratio, 1.5) * (last - older)
+
     def correction(self, new: Vector, slopes: Inexact[Array, "3 d"], points: int) -> Vector:
         """`(P' - D P)(t_n)` for the P' through the new slope and `points - 1` earlier ones.
 
@@ -255,7 +260,8 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         tau = jnp.asarray(t1 - t0)
         mesh = Mesh(tau, (state.times - t1) / tau)
         slope = self._slope(terms, t0, t1, t1, args, y0)
-        factors, guess = self._factorised(terms, t0, t1, y0, args, state, mesh)
+        factors = self._factorised(terms, t0, t1, y0, args, state, mesh)
+        guess = mesh.extrapolated(state.values[0])
 
         # As a pytree, so that derivatives see that it holds none.
         solve = jax.tree_util.Partial(_divided, factors, jax.lax.stop_gradient(mesh.lead))
@@ -273,8 +279,9 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
             def residual(y: Vector, last: Vector = last, drift: Vector = drift) -> Vector:
                 return mesh.lead * (y - last) - drift - tau * slope(y)
 
-            start = (values[-1] if level else guess) + last - state.values[level - 1, 0]
-            found, outcome = root(residual, solve, start, self.finder, self.iterations)
+            start = values[-1] + (last - state.values[level - 1, 0]) if level else guess
+            size = jnp.maximum(jnp.abs(last), jnp.abs(drift))
+            found, outcome = root(residual, solve, start, self.finder, self.iterations, size)
             result = dfx.RESULTS.where(
                 result == dfx.RESULTS.successful, dfx.RESULTS.promote(outcome), result
             )
@@ -295,12 +302,9 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
 
     def _factorised(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, state: History, mesh: Mesh
-    ) -> tuple[Factors, Vector]:
-        """Factors of the matrix that all levels share, and the guess at which it was made."""
-        last, older = state.values[-1]
-        # Extrapolated, but not far: a step may be a thousand times the one before.
-        guess = last + jnp.minimum(mesh.ratio, 1.5) * (last - older)
-        guess = jax.lax.stop_gradient(guess)
+    ) -> Factors:
+        """Factors of the matrix that all levels share, made where the last one is to be."""
+        guess = jax.lax.stop_gradient(mesh.extrapolated(state.values[-1]))
         unravel = ravel_pytree(y0)[1]
         control = terms.contr(t0, t1)
 
@@ -310,7 +314,7 @@ class DeferredBDF2(dfx.AbstractAdaptiveSolver[History]):
         _, push = jax.linearize(slope, guess)
         matrix = self.jacobian.matrix(push, guess, t1, unravel(guess), args, control)
         factors = self.jacobian.factors(matrix, 1 / mesh.lead)
-        return jax.tree.map(jax.lax.stop_gradient, factors), guess
+        return jax.tree.map(jax.lax.stop_gradient, factors)
 
 
 def _together(state: History) -> History:
