@@ -60,7 +60,7 @@ class GivenFactors(optx.AbstractRootFinder[Any, Any, Any, _State]):
         residual, aux = fn(y, args)
         change = options["solve"](residual)
         y = y - change
-        own = jnp.maximum(jnp.abs(y), options["size"])
+        own = jnp.maximum(jnp.abs(y), options.get("size", 0))
         own = jnp.maximum(own, 1e-3 * jnp.max(own))
         scale = self.atol + max(self.rtol, _rounding(y)) * own
         scale = jnp.where(scale == 0, 1, scale)
@@ -112,7 +112,8 @@ class PatientChord(dfx.VeryChord):
         self, fn: Any, y: Any, args: Any, options: Any, state: Any, tags: Any
     ) -> tuple[Any, Any]:
         stop, result = super().terminate(fn, y, args, options, state, tags)
-        enough = jnp.maximum(self.kappa, _rounding(state.diffsize) / self.rtol)
+        relative = jnp.where(self.rtol == 0, jnp.inf, self.rtol)
+        enough = jnp.clip(_rounding(state.diffsize) / relative, self.kappa, 1)
         small = (state.step >= 2) & (state.diffsize < enough)
         fine = small | (state.diffsize <= 2 * state.diffsize_prev)
         early = fine & (result == optx.RESULTS.nonlinear_divergence)
