@@ -415,16 +415,21 @@ def test_settings_leave_out_arrays_and_tuples_of_them() -> None:
     assert "data" not in settings
 
 
-def test_a_truth_that_cannot_be_found_is_said_before_anything_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trouble", [InputError, KeyboardInterrupt])
+def test_without_a_truth_nothing_runs_and_it_is_looked_for_once(
+    trouble: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from protocols import Slow, sleeper
 
+    asked = []
+
     class Unknowable(Slow):
         def floor(self) -> float:
-            raise InputError("no truth")
+            asked.append(True)
+            raise trouble("no truth")
 
     monkeypatch.setenv("NEARLY_TEST_LOG", str(log := tmp_path / "log"))
-    with pytest.raises(InputError, match="no truth"):
+    with pytest.raises(trouble, match="no truth"):
         compare(Unknowable(), {"sleeper": sleeper})
+    assert len(asked) == 1
     assert not log.exists()

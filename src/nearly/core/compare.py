@@ -120,6 +120,11 @@ def compare(
         progress,
         timed,
     )
+    # A truth that cannot be found is the problem's fault, not that of each run, which would look
+    # for it again, as would the frontier of an interrupted sweep.
+    progress(0, len(contenders), "the truth")
+    with precision(problem):
+        problem.floor()
     digest = _sweep_digest(sweep)
     with connect(workers, executor) as submitter:
         if digest and sweep.store.open_sweep(digest):
@@ -284,11 +289,6 @@ def _trial_digest(sweep: Sweep, contender: Contender, dial: Dial, seed: int) -> 
 def _run(sweep: Sweep, submitter: Submitter | None, window: int) -> None:
     """Run every trial that is not known yet: the named ones elsewhere if asked, the rest here."""
     total = sum(len(c.dials) * len(c.seeds) for c in sweep.contenders)
-    # A truth that cannot be found is the problem's fault, not that of each run, which would look
-    # for it again.
-    sweep.progress(0, total, "the truth")
-    with precision(sweep.problem):
-        sweep.problem.floor()
     pending = {c.name: list(_pending(sweep, c)) for c in sweep.contenders}
     done = total - sum(map(len, pending.values()))
     for contender, dial, seed, trial in _trials(sweep, pending, submitter, window):

@@ -102,10 +102,10 @@ class GivenFactors(optx.AbstractRootFinder[Any, Any, Any, _State]):
 class PatientChord(dfx.VeryChord):
     """diffrax's iteration for implicit stages, which here goes on for as long as it converges.
 
-    In diffrax 0.7.2 it has diverged, and so the step is halved, where two iterations were not
-    enough or their changes are rounding errors: KenCarp4 then does not end, Kvaerno5 takes four to
-    ten times the steps. A change of less than `kappa` tolerances, or some rounding errors, is the
-    last here, and only changes that more than double diverge.
+    In diffrax 0.7.2 it has diverged, and so the step is refused, where two iterations were not
+    enough or their changes are rounding errors: KenCarp4 then may not end, Kvaerno5 takes two to
+    twelve times the steps. A change of less than `kappa` tolerances, or some rounding errors, is
+    the last here, and only changes that more than double diverge.
     """
 
     def terminate(

@@ -201,8 +201,8 @@ def faster_than_kvaerno5() -> float:
     "faster-than-a-patient-kvaerno5",
     cost="slow",
     expected=_faster_than("Kvaerno5 whose iteration goes on where it converges"),
-    limits="diffrax 0.7.2 calls its iteration divergent where two were not enough and takes 4 to "
-    "10 times the steps it needs; mended, order 5 is behind at all three errors on ROBER only "
+    limits="diffrax 0.7.2 calls its iteration divergent where two were not enough and takes 2 to "
+    "12 times the steps it needs; mended, order 5 is behind at all three errors on ROBER only "
     "(.45, .45, .62 of its time), on POLLU and van der Pol's problem where they are loose, on "
     "OREGO from 1e-4 on (.56, .80)",
 )
